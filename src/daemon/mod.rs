@@ -1,0 +1,1 @@
+//! The running peer: drives the node with the mesh, the engine and the store.

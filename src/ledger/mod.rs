@@ -1,0 +1,1 @@
+//! The credit log: hash chains of signed entries, balances, proofs of forks. Pure.

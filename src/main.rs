@@ -1,0 +1,3 @@
+//! Brigade's binary.
+
+fn main() {}

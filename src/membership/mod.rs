@@ -1,0 +1,1 @@
+//! Who is in the mesh: profiles and model cards heard, their order and expiry. Pure.

@@ -1,0 +1,1 @@
+//! The node: composes the decisions of membership, placement, routing, session and ledger. Pure: `Input` in, `Action` out.

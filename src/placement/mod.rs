@@ -1,0 +1,1 @@
+//! What this peer should hold, decided from profiles and its own memory. Pure.

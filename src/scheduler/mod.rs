@@ -1,0 +1,1 @@
+//! Which waiting step the engine takes next. Pure.

@@ -1,0 +1,1 @@
+//! One generation: the requester's and the stage's state machines. Pure.

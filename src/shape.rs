@@ -1,0 +1,322 @@
+//! The shape of a model: what the planner, the admission and the loader all compute with.
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::amounts::Bytes;
+use crate::amounts::Mflop;
+use crate::amounts::Position;
+use crate::units::UnitRange;
+
+/// A family of models that the engine can run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Architecture {
+    /// Llama 1 to 3.x and everything of the same form.
+    Llama,
+}
+
+impl Architecture {
+    /// The name that GGUF's `general.architecture` uses.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Llama => "llama",
+        }
+    }
+}
+
+/// A text that names nothing of the kind that was asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnknownName {
+    /// What was to be named, such as "architecture".
+    pub kind: &'static str,
+    /// The text as given.
+    pub got: String,
+}
+
+impl fmt::Display for UnknownName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "unknown {} \"{}\"", self.kind, self.got)
+    }
+}
+
+impl std::error::Error for UnknownName {}
+
+impl FromStr for Architecture {
+    type Err = UnknownName;
+
+    fn from_str(text: &str) -> Result<Self, UnknownName> {
+        match text {
+            "llama" => Ok(Self::Llama),
+            _ => Err(UnknownName { kind: "architecture", got: text.to_owned() }),
+        }
+    }
+}
+
+macro_rules! weight_formats {
+    ($($variant:ident = $code:literal, $name:literal, $block:literal, $bytes:literal;)*) => {
+        /// How a tensor's elements are stored. The codes are GGUF's.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[allow(non_camel_case_types, reason = "the field's own names")]
+        pub enum WeightFormat {
+            $(#[doc = concat!("`", $name, "`: ", $block, " elements in ", $bytes, " bytes.")] $variant,)*
+        }
+
+        impl WeightFormat {
+            /// Every format.
+            pub const ALL: &[Self] = &[$(Self::$variant),*];
+
+            /// GGUF's number for the format.
+            pub const fn code(self) -> u32 {
+                match self { $(Self::$variant => $code),* }
+            }
+
+            /// The format of GGUF's number, if it is one that the engine reads.
+            pub const fn from_code(code: u32) -> Option<Self> {
+                match code { $($code => Some(Self::$variant),)* _ => None }
+            }
+
+            /// The field's name for it.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name),* }
+            }
+
+            /// Elements in one block.
+            pub const fn block_elements(self) -> u64 {
+                match self { $(Self::$variant => $block),* }
+            }
+
+            /// Bytes of one block.
+            pub const fn block_bytes(self) -> u64 {
+                match self { $(Self::$variant => $bytes),* }
+            }
+        }
+
+        impl FromStr for WeightFormat {
+            type Err = UnknownName;
+
+            fn from_str(text: &str) -> Result<Self, UnknownName> {
+                $(if text.eq_ignore_ascii_case($name) { return Ok(Self::$variant); })*
+                Err(UnknownName { kind: "weight format", got: text.to_owned() })
+            }
+        }
+    };
+}
+
+weight_formats! {
+    F32 = 0, "F32", 1, 4;
+    F16 = 1, "F16", 1, 2;
+    Q4_0 = 2, "Q4_0", 32, 18;
+    Q4_1 = 3, "Q4_1", 32, 20;
+    Q5_0 = 6, "Q5_0", 32, 22;
+    Q5_1 = 7, "Q5_1", 32, 24;
+    Q8_0 = 8, "Q8_0", 32, 34;
+    Q4K = 12, "Q4_K", 256, 144;
+    Q5K = 13, "Q5_K", 256, 176;
+    Q6K = 14, "Q6_K", 256, 210;
+    BF16 = 30, "BF16", 1, 2;
+}
+
+impl WeightFormat {
+    /// Bytes of `elements` elements, or `None` if they do not fill whole blocks or the size overflows.
+    pub fn bytes(self, elements: u64) -> Option<Bytes> {
+        if !elements.is_multiple_of(self.block_elements()) {
+            return None;
+        }
+        (elements / self.block_elements()).checked_mul(self.block_bytes()).map(Bytes)
+    }
+}
+
+impl fmt::Display for WeightFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// How hidden states are rounded where they cross a unit boundary.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum WireDtype {
+    /// Lossless: four bytes an element, little-endian.
+    #[default]
+    F32,
+    /// Two bytes an element, little-endian, rounded to nearest even.
+    F16,
+}
+
+impl WireDtype {
+    /// Bytes of one position of a model of `width`.
+    pub const fn row_bytes(self, width: u32) -> u64 {
+        match self {
+            Self::F32 => 4 * width as u64,
+            Self::F16 => 2 * width as u64,
+        }
+    }
+}
+
+/// How rotary frequencies are stretched to contexts longer than the model was first trained on.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum RopeScaling {
+    /// As trained.
+    None,
+    /// Every frequency divided by the factor.
+    Linear {
+        /// The divisor, above 0.
+        factor: f32,
+    },
+    /// Llama 3.1's: long wavelengths divided by the factor, short ones kept, a ramp between. Sources that
+    /// carry the ready per-dimension divisors (`rope_freqs.weight`) are `Tensor`, not this.
+    Llama3 {
+        /// The divisor of the long wavelengths.
+        factor: f32,
+        /// Wavelengths longer than `original_context / low_freq_factor` are divided by the factor.
+        low_freq_factor: f32,
+        /// Wavelengths shorter than `original_context / high_freq_factor` are kept.
+        high_freq_factor: f32,
+        /// The context length that the model was first trained on.
+        original_context: u32,
+    },
+    /// Divisors given by the model's own tensor `rope_freqs.weight`, one per rotated pair.
+    Tensor,
+}
+
+/// The rotary position embedding, on interleaved pairs as GGUF's `llama` files have them.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Rope {
+    /// How many of a head's dimensions are rotated, even.
+    pub dimensions: u32,
+    /// The base of the frequencies.
+    pub base: f32,
+    /// How the frequencies are stretched.
+    pub scaling: RopeScaling,
+}
+
+/// The hyper-parameters of a model.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ModelShape {
+    /// The family.
+    pub architecture: Architecture,
+    /// Transformer blocks (L); the model has L + 2 units.
+    pub blocks: u16,
+    /// Elements of a hidden state.
+    pub width: u32,
+    /// Query heads.
+    pub heads: u32,
+    /// Key/value heads; divides `heads`.
+    pub kv_heads: u32,
+    /// Elements of one head.
+    pub head_dim: u32,
+    /// Elements of the feed-forward layer.
+    pub feed_forward: u32,
+    /// Token ids.
+    pub vocab: u32,
+    /// Positions that a session may have.
+    pub context: u32,
+    /// The epsilon of the root-mean-square norms.
+    pub norm_eps: f32,
+    /// The rotary embedding.
+    pub rope: Rope,
+    /// Whether the output head is the token embedding, which then belongs to two units.
+    pub tied: bool,
+}
+
+/// Bytes of one element of the key/value cache.
+pub const KV_ELEMENT_BYTES: u64 = 4;
+
+impl ModelShape {
+    /// How many units the model has: embedding, blocks, head.
+    pub const fn units(&self) -> u16 {
+        self.blocks + 2
+    }
+
+    /// The unit of the final norm and output head.
+    pub const fn head_unit(&self) -> u16 {
+        self.blocks + 1
+    }
+
+    /// Elements of one position's keys (or values) of one block.
+    pub const fn kv_width(&self) -> u32 {
+        self.kv_heads * self.head_dim
+    }
+
+    /// How many transformer blocks lie in `range`.
+    pub fn blocks_in(&self, range: UnitRange) -> u16 {
+        range.end().min(self.head_unit()).saturating_sub(range.start().max(1))
+    }
+
+    /// Bytes of the key/value cache of one session of `positions` positions on a stage of `range`.
+    pub fn kv_bytes(&self, range: UnitRange, positions: Position) -> Bytes {
+        let per_position = 2 * u64::from(self.kv_width()) * KV_ELEMENT_BYTES;
+        Bytes(per_position).times(u64::from(self.blocks_in(range))).times(u64::from(positions.0))
+    }
+
+    /// Bytes of working memory of a stage that computes `rows` positions at once, over `positions` of context.
+    ///
+    /// The largest of what is alive at one time: hidden states, projections, feed-forward, scores, logits of one row.
+    pub fn scratch_bytes(&self, rows: u32, positions: Position) -> Bytes {
+        let row = 6 * u64::from(self.width)
+            + 3 * u64::from(self.feed_forward)
+            + 2 * u64::from(self.heads) * u64::from(self.head_dim)
+            + 2 * u64::from(self.heads) * u64::from(positions.0);
+        Bytes(4 * row).times(u64::from(rows)).plus(Bytes(8 * u64::from(self.vocab)))
+    }
+
+    /// The work of feeding `count` positions, the first at `first`, through `range`: twice the active
+    /// parameters per position, plus attention over all earlier positions, in whole MFLOP rounded up.
+    ///
+    /// Source: the usual count of two operations per parameter and position; attention adds
+    /// `4 × heads × head_dim` per earlier position and block (scores and weighted sum).
+    pub fn work(&self, range: UnitRange, first: Position, count: Position) -> Mflop {
+        let (width, count, first) = (u128::from(self.width), u128::from(count.0), u128::from(first.0));
+        let query = u128::from(self.heads) * u128::from(self.head_dim);
+        let attention_weights = 2 * width * query + 2 * width * u128::from(self.kv_width());
+        let block = attention_weights + 3 * width * u128::from(self.feed_forward);
+        let head = if range.contains(self.head_unit()) { width * u128::from(self.vocab) } else { 0 };
+        let blocks = u128::from(self.blocks_in(range));
+        let seen = count * first + count * (count + 1) / 2;
+        let flop = 2 * (blocks * block + head) * count + 4 * blocks * query * seen;
+        Mflop(u64::try_from(flop.div_ceil(1_000_000)).unwrap_or(u64::MAX))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stories260k() -> ModelShape {
+        ModelShape {
+            architecture: Architecture::Llama,
+            blocks: 5,
+            width: 64,
+            heads: 8,
+            kv_heads: 4,
+            head_dim: 8,
+            feed_forward: 172,
+            vocab: 512,
+            context: 512,
+            norm_eps: 1e-5,
+            rope: Rope { dimensions: 8, base: 10_000.0, scaling: RopeScaling::None },
+            tied: true,
+        }
+    }
+
+    #[test]
+    fn key_value_bytes_count_blocks_only() {
+        let shape = stories260k();
+
+        assert_eq!(shape.units(), 7);
+        assert_eq!(shape.blocks_in(UnitRange::new(0, 7).unwrap()), 5);
+        assert_eq!(shape.blocks_in(UnitRange::new(0, 1).unwrap()), 0);
+        assert_eq!(shape.blocks_in(UnitRange::new(5, 7).unwrap()), 1);
+        assert_eq!(shape.kv_bytes(UnitRange::new(0, 7).unwrap(), Position(10)), Bytes(2 * 32 * 4 * 5 * 10));
+    }
+
+    #[test]
+    fn every_weight_format_has_one_code_and_one_name() {
+        for &format in WeightFormat::ALL {
+            assert_eq!(WeightFormat::from_code(format.code()), Some(format));
+            assert_eq!(format.name().parse(), Ok(format));
+        }
+        assert_eq!(WeightFormat::from_code(4), None);
+        assert_eq!(WeightFormat::Q4_0.bytes(33), None);
+        assert_eq!(WeightFormat::Q6K.bytes(512), Some(Bytes(420)));
+    }
+}

@@ -1,0 +1,1 @@
+//! Model files, manifests, vocabularies and blobs on disk.
