@@ -4,6 +4,7 @@
 //! or `Decline`. When all have accepted, the requester sends the prompt to the driver. Tokens come back from the tail.
 //! Closing the stream is cancelling.
 
+use crate::amounts::Bytes;
 use crate::amounts::Mflop;
 use crate::amounts::Position;
 use crate::amounts::Span;
@@ -46,8 +47,8 @@ pub enum FromStage {
     Pong(u64),
     /// The session cannot go on, as this stage sees it. The stage has freed it.
     Failed(StageFailure),
-    /// The entry was verified and stored.
-    Settled,
+    /// The entry was verified and stored; what the stage counted.
+    Settled(StageReport),
     /// The entry was refused.
     NotSettled(SettleRefusal),
 }
@@ -257,6 +258,19 @@ pub enum StageFailure {
     Draining,
     /// The requester broke the protocol.
     BadRequest,
+}
+
+/// What a stage counted during a session.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StageReport {
+    /// Positions computed.
+    pub positions: Position,
+    /// Bytes of tensor payload sent down its hop.
+    pub payload: Bytes,
+    /// Frames sent down its hop.
+    pub frames: u64,
+    /// Time in the engine.
+    pub busy: Span,
 }
 
 /// Why a credit entry was refused.

@@ -8,6 +8,7 @@ pub mod card;
 pub mod control;
 pub mod credit;
 pub mod fetch;
+pub mod gossip;
 pub mod hello;
 pub mod hop;
 pub mod manifest;

@@ -1,0 +1,272 @@
+//! What people and programs are shown. The field names are the stable names of every `--json` listing.
+
+use serde::Deserialize;
+use serde::Serialize;
+
+/// `brigade status`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct StatusView {
+    /// This peer's key, in hexadecimal.
+    pub peer: String,
+    /// The name of the network.
+    pub network: String,
+    /// Whether the network needs a key.
+    pub private: bool,
+    /// The software's version.
+    pub version: String,
+    /// Seconds since the start.
+    pub uptime_seconds: u64,
+    /// Addresses that this peer listens on.
+    pub listening: Vec<String>,
+    /// Addresses that others were told of.
+    pub announced: Vec<String>,
+    /// Whether others can reach this peer, in words, and why not.
+    pub reachability: String,
+    /// Connected peers.
+    pub connected: usize,
+    /// Memory offered, bytes.
+    pub memory_bytes: u64,
+    /// Memory that nothing uses yet, bytes.
+    pub memory_free_bytes: u64,
+    /// Engine threads.
+    pub threads: usize,
+    /// What this peer holds or is about to.
+    pub holdings: Vec<HoldingView>,
+    /// Sessions leased from this peer at the moment.
+    pub sessions: usize,
+    /// This peer's own requests under way.
+    pub requests: usize,
+}
+
+/// A range held.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct HoldingView {
+    /// The model's id.
+    pub model: String,
+    /// The units, such as `0..3`.
+    pub units: String,
+    /// `intended`, `loading` or `ready`.
+    pub state: String,
+    /// Measured microseconds for one position through one unit; 0 while unknown.
+    pub micros_per_unit: u64,
+}
+
+/// `brigade peers`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PeersView {
+    /// Every peer known, this one first.
+    pub peers: Vec<PeerView>,
+    /// Whether each model is fully covered.
+    pub models: Vec<CoverView>,
+}
+
+/// A peer, as this one sees it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PeerView {
+    /// Its key, in hexadecimal.
+    pub peer: String,
+    /// Whether it is this peer itself.
+    pub this: bool,
+    /// Whether a connection to it is up.
+    pub connected: bool,
+    /// Smoothed round trip in microseconds, once measured.
+    pub round_trip_micros: Option<u64>,
+    /// Engine cores, once its profile was heard.
+    pub cores: Option<u16>,
+    /// Memory offered, bytes, once its profile was heard.
+    pub memory_bytes: Option<u64>,
+    /// Features of its processor.
+    pub cpu_features: Vec<String>,
+    /// Its arithmetic class.
+    pub arithmetic: Option<String>,
+    /// What it holds.
+    pub holdings: Vec<HoldingView>,
+    /// Sessions leased from it.
+    pub sessions: Option<u16>,
+    /// Whether it is leaving.
+    pub draining: bool,
+}
+
+/// Whether a model is covered.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct CoverView {
+    /// The model's id.
+    pub model: String,
+    /// Its title.
+    pub title: String,
+    /// How many units it has.
+    pub units: u16,
+    /// Whether every unit has a peer that is ready to serve it.
+    pub covered: bool,
+    /// The runs of units that nobody serves, such as `3..5`.
+    pub missing: Vec<String>,
+}
+
+/// One line of `brigade models`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ModelView {
+    /// The model's id.
+    pub id: String,
+    /// Its title, as this peer's catalogue or the announcing peer says.
+    pub title: String,
+    /// A local alias, if it has one.
+    pub alias: Option<String>,
+    /// Its architecture.
+    pub architecture: String,
+    /// How many units it has.
+    pub units: u16,
+    /// Bytes of all tensors.
+    pub bytes: u64,
+    /// Its most common weight format.
+    pub quantisation: String,
+    /// Positions that a session may have.
+    pub context: u32,
+    /// Whether this peer has its weights on disk.
+    pub local: bool,
+    /// What this peer holds of it in memory.
+    pub holding: Vec<String>,
+    /// Whether the mesh covers it.
+    pub covered: bool,
+    /// The runs of units that nobody serves.
+    pub missing: Vec<String>,
+}
+
+/// `brigade credits`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct CreditsView {
+    /// MFLOP that others owe this peer.
+    pub earned_mflop: u64,
+    /// MFLOP that this peer owes others.
+    pub owed_mflop: u64,
+    /// Per other peer.
+    pub balances: Vec<BalanceView>,
+    /// The newest entries that concern this peer, newest first.
+    pub entries: Vec<EntryView>,
+    /// Keys that were proven to have signed two entries of one number.
+    pub forks: Vec<String>,
+}
+
+/// What is owed between this peer and another.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct BalanceView {
+    /// The other peer.
+    pub peer: String,
+    /// MFLOP that it owes this peer.
+    pub earned_mflop: u64,
+    /// MFLOP that this peer owes it.
+    pub owed_mflop: u64,
+}
+
+/// A credit entry.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct EntryView {
+    /// Who owes.
+    pub requester: String,
+    /// Its number in the requester's log.
+    pub sequence: u64,
+    /// The session.
+    pub session: String,
+    /// The model.
+    pub model: String,
+    /// Positions computed.
+    pub positions: u32,
+    /// The sum, in MFLOP.
+    pub total_mflop: u64,
+    /// Per stage.
+    pub lines: Vec<EntryLineView>,
+}
+
+/// A line of a credit entry.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct EntryLineView {
+    /// Who is owed.
+    pub peer: String,
+    /// The units it served.
+    pub units: String,
+    /// MFLOP.
+    pub mflop: u64,
+}
+
+/// A stage of the chain that served a request.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct StageView {
+    /// Who served.
+    pub peer: String,
+    /// The units it served.
+    pub units: String,
+    /// The id of the weights it served them from.
+    pub weights: String,
+    /// Positions that it computed, if it reported.
+    pub positions: Option<u32>,
+    /// Bytes of tensor payload that it sent down its hop, if it reported.
+    pub hop_payload_bytes: Option<u64>,
+    /// Frames that it sent down its hop, if it reported.
+    pub hop_frames: Option<u64>,
+    /// Microseconds in its engine, if it reported.
+    pub busy_micros: Option<u64>,
+    /// MFLOP owed to it.
+    pub owed_mflop: u64,
+}
+
+/// The end of a request: `usage`, chain, timings.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SummaryView {
+    /// The model's id.
+    pub model: String,
+    /// `stop` (end of generation or a stop string) or `length` (`max_tokens`, budget or context).
+    pub finish_reason: String,
+    /// Tokens of the prompt.
+    pub prompt_tokens: u32,
+    /// New tokens shown; a token that ends generation and overshoot behind a stop string do not count.
+    pub completion_tokens: u32,
+    /// Who served what.
+    pub chain: Vec<StageView>,
+    /// Microseconds from submission until the chain was leased.
+    pub lease_micros: u64,
+    /// Microseconds from submission to the first token.
+    pub first_token_micros: u64,
+    /// Microseconds from the first token to the last.
+    pub decode_micros: u64,
+}
+
+/// A model that was imported.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ImportedView {
+    /// The model's id.
+    pub id: String,
+    /// Its title.
+    pub title: String,
+    /// Its architecture.
+    pub architecture: String,
+    /// How many units it has.
+    pub units: u16,
+    /// Bytes of all tensors.
+    pub bytes: u64,
+    /// Its most common weight format.
+    pub quantisation: String,
+}
+
+/// Figures for `GET /metrics`.
+#[derive(Clone, Debug, Default)]
+pub struct Metrics {
+    /// Connected peers.
+    pub peers: u64,
+    /// Requests of this peer's user since the start: all, finished, failed.
+    pub requests: [u64; 3],
+    /// Tokens delivered to this peer's user.
+    pub tokens: u64,
+    /// Sessions leased from this peer at the moment.
+    pub sessions: u64,
+    /// Steps computed here.
+    pub steps: u64,
+    /// Positions computed here.
+    pub positions: u64,
+    /// Microseconds the engine was busy.
+    pub busy_micros: u64,
+    /// Bytes of tensor payload sent to other stages.
+    pub hop_payload_bytes: u64,
+    /// Gossiped records refused: malformed, of a wrong signature, or over the rate.
+    pub gossip_refused: u64,
+    /// Bytes of key/value cache in use.
+    pub kv_bytes: u64,
+}
