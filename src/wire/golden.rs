@@ -22,6 +22,7 @@ use crate::wire::control::FromStage;
 use crate::wire::control::LastFeed;
 use crate::wire::control::SettleRefusal;
 use crate::wire::control::StageFailure;
+use crate::wire::control::StageReport;
 use crate::wire::control::TailFinish;
 use crate::wire::control::ToStage;
 use crate::wire::control::TokenOut;
@@ -118,7 +119,7 @@ fn control() -> Vec<(&'static str, Golden)> {
         ("from-stage-bad-frame", Golden::FromStage(FromStage::Failed(StageFailure::BadFrame { stage, peer }))),
         ("from-stage-engine", Golden::FromStage(FromStage::Failed(StageFailure::Engine("no memory".to_owned())))),
         ("from-stage-expired", Golden::FromStage(FromStage::Failed(StageFailure::Expired))),
-        ("from-stage-settled", Golden::FromStage(FromStage::Settled)),
+        ("from-stage-settled", Golden::FromStage(FromStage::Settled(StageReport::default()))),
         ("from-stage-too-little", Golden::FromStage(FromStage::NotSettled(too_little))),
         ("from-stage-fork", Golden::FromStage(FromStage::NotSettled(SettleRefusal::Fork))),
     ]

@@ -2,6 +2,7 @@
 
 use prost::Message;
 
+use crate::amounts::Bytes;
 use crate::amounts::Mflop;
 use crate::amounts::Position;
 use crate::amounts::Span;
@@ -30,6 +31,7 @@ use crate::wire::control::MAX_FEED;
 use crate::wire::control::MAX_LOGPROBS;
 use crate::wire::control::SettleRefusal;
 use crate::wire::control::StageFailure;
+use crate::wire::control::StageReport;
 use crate::wire::control::TailFinish;
 use crate::wire::control::ToStage;
 use crate::wire::control::TokenLogprobs;
@@ -123,7 +125,7 @@ impl TryFrom<proto::FromStage> for FromStage {
             from_stage::Kind::Token(token) => Self::Token(token.try_into()?),
             from_stage::Kind::Pong(number) => Self::Pong(number),
             from_stage::Kind::Failed(failure) => Self::Failed(failure.try_into()?),
-            from_stage::Kind::Settled(_) => Self::Settled,
+            from_stage::Kind::Settled(report) => Self::Settled(report.into()),
             from_stage::Kind::NotSettled(refusal) => Self::NotSettled(refusal.try_into()?),
         })
     }
@@ -140,7 +142,7 @@ impl From<&FromStage> for proto::FromStage {
             FromStage::Token(token) => from_stage::Kind::Token(token.into()),
             FromStage::Pong(number) => from_stage::Kind::Pong(*number),
             FromStage::Failed(failure) => from_stage::Kind::Failed(failure.into()),
-            FromStage::Settled => from_stage::Kind::Settled(proto::Nothing {}),
+            FromStage::Settled(report) => from_stage::Kind::Settled((*report).into()),
             FromStage::NotSettled(refusal) => from_stage::Kind::NotSettled((*refusal).into()),
         };
         Self { kind: Some(kind) }
@@ -252,6 +254,28 @@ impl From<&StageFailure> for proto::StageFailure {
             StageFailure::BadRequest => plain(PlainFailure::BadRequest),
         };
         Self { kind: Some(kind) }
+    }
+}
+
+impl From<proto::StageReport> for StageReport {
+    fn from(report: proto::StageReport) -> Self {
+        Self {
+            positions: Position(report.positions),
+            payload: Bytes(report.payload_bytes),
+            frames: report.frames,
+            busy: Span(report.busy_micros),
+        }
+    }
+}
+
+impl From<StageReport> for proto::StageReport {
+    fn from(report: StageReport) -> Self {
+        Self {
+            positions: report.positions.0,
+            payload_bytes: report.payload.0,
+            frames: report.frames,
+            busy_micros: report.busy.0,
+        }
     }
 }
 
