@@ -141,7 +141,9 @@ widest! {
 fn normalise_rows(input: &[f32], weight: &[f32], epsilon: f32, output: &mut [f32]) {
     let width = weight.len();
     for (row, out) in input.chunks_exact(width).zip(output.chunks_exact_mut(width)) {
-        let scale = 1.0 / (dot(row, row) / width as f32 + epsilon).sqrt();
+        let square = dot(row, row) / width as f32;
+        // Squares that overflow would silently make the row zero.
+        let scale = if square.is_finite() { 1.0 / (square + epsilon).sqrt() } else { f32::NAN };
         for ((out, value), weight) in out.iter_mut().zip(row).zip(weight) {
             *out = value * scale * weight;
         }

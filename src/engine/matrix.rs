@@ -70,15 +70,25 @@ impl Matrix {
         self.weights.row(index, out);
     }
 
-    /// Multiplies every row of `input` (`[inputs, columns]`, f32) with the matrix; returns `[inputs, rows]`.
+    /// Multiplies every row of `input` (`[inputs, columns]`, f32) with the matrix; returns `[inputs, rows]`. A row that is not
+    /// finite gives a row of NaN.
     pub(super) fn multiply(&self, input: &[f32]) -> Vec<f32> {
         let inputs = input.len() / self.columns;
         let mut by_row = vec![0.0; self.rows * inputs];
         self.weights.multiply(input, inputs, &mut by_row);
-        if inputs == 1 {
-            return by_row;
+        let mut output = if inputs == 1 { by_row } else { self.by_input(&by_row, inputs) };
+        // Rounding an input to blocks of integers loses that it was not finite.
+        for (input, output) in input.chunks_exact(self.columns).zip(output.chunks_exact_mut(self.rows)) {
+            if !input.iter().all(|value| value.is_finite()) {
+                output.fill(f32::NAN);
+            }
         }
-        let mut output = vec![0.0; self.rows * inputs];
+        output
+    }
+
+    /// `[rows, inputs]` to `[inputs, rows]`.
+    fn by_input(&self, by_row: &[f32], inputs: usize) -> Vec<f32> {
+        let mut output = vec![0.0; by_row.len()];
         for (row, values) in by_row.chunks_exact(inputs).enumerate() {
             for (index, value) in values.iter().enumerate() {
                 output[index * self.rows + row] = *value;

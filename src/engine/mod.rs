@@ -10,11 +10,13 @@
 //! Two things still differ between machines, and go with the kernels of our own: candle's dot products inside a row
 //! depend on the instruction set, and the rotary angles use the platform's `sin`, `cos` and `powf` in f64.
 //!
-//! Everything runs on the CPU. The threads are those given at [`thread::Engine::start`]: candle's own pool is never used.
+//! Everything runs on the CPU. The threads are those given at [`thread::start`]: candle's own pool is never used.
 
 mod attention;
+pub mod bench;
 mod block;
 mod cache;
+pub mod command;
 pub mod error;
 mod lanes;
 mod load;
@@ -23,6 +25,7 @@ pub mod payload;
 mod rope;
 pub mod source;
 pub mod stage;
+pub mod thread;
 
 #[cfg(test)]
 mod tests;
