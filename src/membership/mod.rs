@@ -13,14 +13,14 @@ use crate::amounts::Time;
 use crate::ids::BootSeq;
 use crate::ids::ModelId;
 use crate::ids::PeerKey;
-use crate::membership::announcer::lifetime;
-use crate::membership::announcer::period;
 use crate::membership::cards::Cards;
 use crate::membership::peers::Peers;
 use crate::units::Cover;
 use crate::wire::card::ModelCard;
 use crate::wire::profile::Holding;
+use crate::wire::profile::HoldingState;
 use crate::wire::profile::Profile;
+use crate::wire::profile::RoundTrip;
 use crate::wire::signed::Signed;
 
 /// The bounds of what is remembered.
@@ -192,6 +192,7 @@ pub enum Title {
 #[derive(Clone, Debug)]
 pub struct Membership {
     me: PeerKey,
+    own: BootSeq,
     peers: Peers,
     cards: Cards,
 }
@@ -199,12 +200,34 @@ pub struct Membership {
 impl Membership {
     /// Knows nobody yet.
     pub fn new(me: PeerKey, config: MembershipConfig) -> Self {
-        Self { me, peers: Peers::new(config), cards: Cards::new(config) }
+        Self { me, own: BootSeq::default(), peers: Peers::new(config), cards: Cards::new(config) }
     }
 
-    /// Advances by one event.
+    /// Advances by one event. An announcement that changes nothing (stale, or no room) is not worth relaying.
     pub fn handle(&mut self, event: Event, now: Time) -> Vec<Change> {
-        todo!("{event:?} {now:?}")
+        let mut changes = self.peers.ticked(now);
+        changes.extend(self.cards.ticked(now));
+        changes.extend(match event {
+            Event::ProfileHeard(signed) if signed.value.peer == self.me => self.heard_own(signed.value.order),
+            Event::ProfileHeard(signed) => self.peers.profile_heard(signed.value, now),
+            Event::CardHeard(signed) if signed.value.peer == self.me => self.heard_own(signed.value.order),
+            Event::CardHeard(signed) => self.card_heard(signed.value, now),
+            Event::Connected(peer) => self.peers.connected(peer, now),
+            Event::Disconnected(peer) => self.peers.disconnected(peer, now),
+            Event::RoundTripMeasured { peer, span } => {
+                self.peers.round_trip_measured(peer, span);
+                Vec::new()
+            }
+            Event::PeerFailed { peer, failure } => self.peers.failed(peer, failure, now),
+            Event::PeerSucceeded(peer) => self.peers.succeeded(peer, now),
+            Event::Ticked => Vec::new(),
+        });
+        changes
+    }
+
+    /// Records the order of an own announcement, so that a higher one under the own key is noticed.
+    pub fn announced(&mut self, order: BootSeq) {
+        self.own = self.own.max(order);
     }
 
     /// Records a model's units from its manifest, which outweighs every card.
@@ -214,7 +237,7 @@ impl Membership {
 
     /// When to come back with [`Event::Ticked`], if nothing else happens.
     pub fn next_deadline(&self) -> Option<Time> {
-        todo!()
+        [self.peers.next_deadline(), self.cards.next_deadline()].into_iter().flatten().min()
     }
 
     /// Everyone that is connected or has a valid profile, by key.
@@ -239,12 +262,19 @@ impl Membership {
 
     /// Every holding of a model, in whatever state, of peers whose claims are offered.
     pub fn holders(&self, model: ModelId, now: Time) -> Vec<Holder<'_>> {
-        todo!("{model} {now:?}")
+        let offered = self.offered(now).flat_map(|profile| profile.holdings.iter().map(move |holding| (profile, *holding)));
+        let of_model = offered.filter(|(_, holding)| holding.model == model);
+        of_model
+            .map(|(profile, holding)| Holder { profile, holding, round_trip: self.round_trip(profile.peer) })
+            .collect()
     }
 
     /// How many offered peers have each unit of a model ready; `None` if nobody said how many units it has.
     pub fn cover(&self, model: ModelId, now: Time) -> Option<Cover> {
-        todo!("{model} {now:?}")
+        let mut cover = Cover::empty(self.units(model)?);
+        let ready = |holder: &Holder<'_>| holder.holding.state == HoldingState::Ready;
+        self.holders(model, now).into_iter().filter(ready).for_each(|holder| cover.add(holder.holding.range));
+        Some(cover)
     }
 
     /// How many units a model has: by its manifest, else by most of its cards.
@@ -253,8 +283,8 @@ impl Membership {
     }
 
     /// The models heard of, by id.
-    pub fn models(&self, now: Time) -> Vec<ModelHeard<'_>> {
-        self.cards.models(now)
+    pub fn models(&self) -> Vec<ModelHeard<'_>> {
+        self.cards.models()
     }
 
     /// The smoothed round trip to a neighbour.
@@ -263,12 +293,37 @@ impl Membership {
     }
 
     /// The round trip between two peers: measured here if one of them is this peer, else what one of them said.
-    pub fn round_trip_between(&self, one: PeerKey, other: PeerKey) -> Option<Span> {
-        todo!("{one} {other}")
+    pub fn round_trip_between(&self, one: PeerKey, other: PeerKey, now: Time) -> Option<Span> {
+        if one == self.me || other == self.me {
+            return self.round_trip(if one == self.me { other } else { one });
+        }
+        self.said_by(one, other, now).or_else(|| self.said_by(other, one, now))
     }
 
     /// The neighbours with the shortest round trips, nearest first: for the own profile.
     pub fn nearest(&self, count: usize) -> Vec<(PeerKey, Span)> {
         self.peers.nearest(count)
     }
+
+    fn said_by(&self, sayer: PeerKey, other: PeerKey, now: Time) -> Option<Span> {
+        let profile = self.peer(sayer, now)?.profile?;
+        let named = |trip: &&RoundTrip| other.as_bytes().starts_with(&trip.neighbour);
+        profile.round_trips.iter().find(named).map(|trip| trip.span)
+    }
+
+    fn heard_own(&self, order: BootSeq) -> Vec<Change> {
+        if order <= self.own { Vec::new() } else { vec![Change::OwnKeyElsewhere(order)] }
+    }
+
+    fn card_heard(&mut self, card: ModelCard, now: Time) -> Vec<Change> {
+        // A card of an earlier boot than one already heard from is a ghost's.
+        if self.peers.order(card.peer).is_some_and(|seen| card.order.boot < seen.boot) {
+            return Vec::new();
+        }
+        let (count, peers) = (self.count(now), &self.peers);
+        self.cards.heard(card, count, |peer| peers.is_neighbour(peer), now)
+    }
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,12 +3,18 @@
 //! [`plan`] is a function of a [`View`]: what peers hold, how fast they say they are, how long they let one wait, and
 //! how far they are from each other. The cost of a chain is the time one token takes round its ring.
 
+mod graph;
+
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 
 use crate::amounts::Span;
 use crate::ids::PeerKey;
+use crate::routing::graph::Graph;
+use crate::units::BadChain;
 use crate::units::Chain;
+use crate::units::Cover;
+use crate::units::Stage;
 use crate::units::UnitRange;
 
 /// A range that a peer has ready to be leased.
@@ -108,10 +114,131 @@ fn list(runs: &[UnitRange]) -> String {
     runs.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
+/// A fixed cost of each stage, for framing and a wake-up (arbitrary), so that of near-equal chains the shorter wins.
+pub const STAGE_OVERHEAD: Span = Span(200);
+
+/// The most that the request's seed adds to a stage's cost (arbitrary): holders that differ by less share the load.
+pub const SPREAD: Span = Span(100);
+
+impl Trust {
+    /// Whether the prompt of `me` may pass `peer`.
+    pub fn allows(&self, me: PeerKey, peer: PeerKey) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Only(trusted) => peer == me || trusted.contains(&peer),
+        }
+    }
+}
+
+impl View {
+    /// The one-way trip between two peers; none within one.
+    pub fn trip(&self, from: PeerKey, to: PeerKey) -> Span {
+        if from == to {
+            return Span::ZERO;
+        }
+        let round = self.round_trips.get(&pair(from, to)).copied().unwrap_or(self.default_round_trip);
+        Span(round.0 / 2)
+    }
+
+    /// The time of one position through one unit of `holder`.
+    pub fn per_unit(&self, holder: &Holder) -> Span {
+        if holder.per_unit == Span::ZERO { self.default_per_unit } else { holder.per_unit }
+    }
+
+    /// The fixed cost of a stage at `peer`, with what the seed adds.
+    pub fn overhead(&self, peer: PeerKey) -> Span {
+        STAGE_OVERHEAD.plus(Span(mixed(self.seed, peer) % (SPREAD.0 + 1)))
+    }
+
+    fn usable(&self, holder: &Holder) -> bool {
+        !self.avoid.contains(&holder.peer) && self.trust.allows(self.me, holder.peer)
+    }
+
+    /// The time that a stage of `range` at `holder` adds, without trips.
+    fn stage_cost(&self, holder: &Holder, range: UnitRange) -> Cost {
+        Cost {
+            compute: self.per_unit(holder).times(u64::from(range.count())),
+            queue: holder.queue,
+            trips: Span::ZERO,
+            overhead: self.overhead(holder.peer),
+        }
+    }
+}
+
+impl Cost {
+    /// All of it.
+    pub fn total(self) -> Span {
+        self.compute.plus(self.queue).plus(self.trips).plus(self.overhead)
+    }
+
+    fn plus(self, other: Self) -> Self {
+        Self {
+            compute: self.compute.plus(other.compute),
+            queue: self.queue.plus(other.queue),
+            trips: self.trips.plus(other.trips),
+            overhead: self.overhead.plus(other.overhead),
+        }
+    }
+}
+
 /// Plans the cheapest chain.
+///
+/// Exact, but for one bound: where very many peers could be the driver, only the most promising are tried.
 ///
 /// # Errors
 /// [`NoRoute`] if the units can't all be reached.
 pub fn plan(view: &View) -> Result<Plan, NoRoute> {
-    todo!("{view:?}")
+    let usable: Vec<Holder> = view.holders.iter().filter(|holder| view.usable(holder)).copied().collect();
+    let uncovered = || uncovered(view, &usable);
+    if !cover(view.units, &usable).is_full() {
+        return Err(uncovered());
+    }
+    let chosen = Graph::new(view, &usable).cheapest_ring().ok_or_else(uncovered)?;
+    let stages = chosen.iter().map(|(holder, range)| Stage { peer: holder.peer, range: *range }).collect();
+    let chain = Chain::new(stages, view.units).map_err(|bad| match bad {
+        BadChain::TooLong { got } => NoRoute::TooLong { got },
+        BadChain::Empty | BadChain::Gap { .. } | BadChain::Short { .. } => uncovered(),
+    })?;
+    let standby = chosen.iter().map(|(holder, range)| standby(view, &usable, holder.peer, *range)).collect();
+    Ok(Plan { cost: cost(view, &chosen), chain, standby })
 }
+
+fn cover(units: u16, holders: &[Holder]) -> Cover {
+    let mut cover = Cover::empty(units);
+    holders.iter().for_each(|holder| cover.add(holder.range));
+    cover
+}
+
+fn uncovered(view: &View, usable: &[Holder]) -> NoRoute {
+    let missing = cover(view.units, &view.holders).missing();
+    let mut held = cover(view.units, usable);
+    missing.iter().for_each(|run| held.add(*run));
+    NoRoute::Uncovered { missing, excluded: held.missing() }
+}
+
+fn cost(view: &View, chosen: &[(Holder, UnitRange)]) -> Cost {
+    let stages = chosen.iter().map(|(holder, range)| view.stage_cost(holder, *range)).fold(Cost::default(), Cost::plus);
+    let next = chosen.iter().cycle().skip(1);
+    let trips = chosen.iter().zip(next).map(|((from, _), (to, _))| view.trip(from.peer, to.peer)).sum();
+    Cost { trips, ..stages }
+}
+
+/// The best other peer that holds all of `range`.
+fn standby(view: &View, usable: &[Holder], peer: PeerKey, range: UnitRange) -> Option<PeerKey> {
+    let able = usable.iter().filter(|holder| holder.peer != peer && holder.range.covers(range));
+    able.map(|holder| (view.stage_cost(holder, range).total(), holder.peer)).min().map(|(_, peer)| peer)
+}
+
+/// Spreads `peer` evenly, another way for each seed (splitmix64's finisher over the key's words).
+fn mixed(seed: u64, peer: PeerKey) -> u64 {
+    let words = peer.as_bytes().chunks_exact(8).map(|word| word.iter().fold(0, |sum, byte| sum << 8 | u64::from(*byte)));
+    words.fold(seed, |state, word| {
+        let state = (state ^ word).wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let state = (state ^ state >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let state = (state ^ state >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+        state ^ state >> 31
+    })
+}
+
+#[cfg(test)]
+mod tests;
