@@ -1,1 +1,0 @@
-//! Configuration: file, environment and flags, parsed once into something that cannot be wrong.
