@@ -30,6 +30,8 @@ mod golden;
 mod hostile;
 #[cfg(test)]
 mod samples;
+#[cfg(test)]
+mod strategies;
 
 /// The generated protobuf types.
 #[allow(missing_docs, unreachable_pub, clippy::all, reason = "generated")]
