@@ -16,15 +16,17 @@ pub(super) struct Choice {
     pub(super) take: Vec<UnitRange>,
     /// What is dropped once all of it is ready.
     pub(super) leave: Vec<UnitRange>,
-    /// What it is for.
+    /// The new place.
     pub(super) target: UnitRange,
+    /// The part of it for which it is taken; others may hold the rest.
+    pub(super) purpose: UnitRange,
     /// Whether it only makes the mesh faster.
     pub(super) gain: bool,
 }
 
 impl Choice {
     fn simple(target: UnitRange) -> Self {
-        Self { take: vec![target], leave: Vec::new(), target, gain: false }
+        Self { take: vec![target], leave: Vec::new(), target, purpose: target, gain: false }
     }
 
     /// The units that this peer won't hold any more.
@@ -86,9 +88,10 @@ pub(super) fn by_moving(fit: &Fit, sight: &Sight, own: &[UnitRange], hole: UnitR
     let moved = spare.filter_map(|left| {
         let rest: Vec<_> = own.iter().filter(|range| *range != left).copied().collect();
         let target = around(fit, &rest, hole)?;
-        Some(Choice { leave: vec![*left], ..Choice::simple(target) })
+        let purpose = UnitRange::new(target.start().max(hole.start()), target.end().min(hole.end())).ok()?;
+        Some(Choice { leave: vec![*left], purpose, ..Choice::simple(target) })
     });
-    moved.max_by_key(|choice| (choice.target.count(), Reverse(choice.leave.clone())))
+    moved.max_by_key(|choice| (choice.purpose.count(), Reverse(choice.leave.clone())))
 }
 
 /// The longest range from the hole's start; at the model's end it reaches back, so that no room is wasted.
@@ -114,7 +117,7 @@ pub(super) fn by_trimming(fit: &Fit, sight: &Sight, own: &[UnitRange], hole: Uni
     let choices = trims.filter_map(|(left, kept)| {
         let rest: Vec<_> = own.iter().map(|range| if *range == left { kept } else { *range }).collect();
         let target = fit.longest(&rest, hole.start(), hole.end())?;
-        let choice = Choice { take: vec![kept, target], leave: vec![left], target, gain: false };
+        let choice = Choice { take: vec![kept, target], leave: vec![left], ..Choice::simple(target) };
         let possible = sight.hold_besides_me(&choice.given_up()) && fit.memory_allows(&[own, &choice.take].concat());
         possible.then_some(choice)
     });

@@ -463,7 +463,7 @@ impl Placement {
         if self.own.is_empty() {
             return choice::join(&self.fit, &self.sight, choice.take.first().copied());
         }
-        let wanted = choice.gain || !self.sight.taken_before_me(&choice.target);
+        let wanted = choice.gain || !self.sight.taken_before_me(choice.purpose);
         (wanted && self.sight.hold_besides_me(&choice.given_up())).then(|| choice.clone())
     }
 
@@ -493,23 +493,27 @@ impl Placement {
         self.now.after(self.config.settle).after(self.config.slot.times(rank.min(MAX_SLOTS)))
     }
 
-    /// Retires what was replaced, as soon as others hold all of it.
+    /// Retires what was replaced, as soon as others hold all of it; one range at a time.
     fn retire_replaced(&mut self, decisions: &mut Vec<Decision>) {
+        let emptying = self.intent.as_ref().is_some_and(|intent| intent.phase == Phase::Emptying);
         let over = !self.fit.allows(&self.own.keys().copied().collect::<Vec<_>>());
+        if !over && !emptying {
+            self.leaving.clear();
+        }
+        let retiring = self.own.values().any(|own| matches!(own, Own::Retired(_) | Own::Unloading));
+        if retiring || self.now < self.idle_until {
+            return;
+        }
+        // Where what was replaced is needed by now, something else may do.
         let any = if over && self.intent.is_none() { self.ready() } else { Vec::new() };
-        for range in [self.leaving.clone(), any].concat() {
-            let retiring = self.own.values().any(|own| matches!(own, Own::Retired(_) | Own::Unloading));
-            let spared = self.now < self.idle_until || retiring;
-            if spared || self.own.get(&range) != Some(&Own::Ready) || !self.held_otherwise(range) {
-                continue;
-            }
+        let mut candidates = self.leaving.iter().chain(&any).copied();
+        let ready = |range: &UnitRange| self.own.get(range) == Some(&Own::Ready);
+        if let Some(range) = candidates.find(|range| ready(range) && self.held_otherwise(*range)) {
             let rank = self.sight.rank_among_holders(range).min(MAX_SLOTS);
             let look = self.now.after(self.config.settle).after(self.config.slot.times(rank));
             self.own.insert(range, Own::Retired(look));
             decisions.push(Decision::Retire(range));
         }
-        let own = &self.own;
-        self.leaving.retain(|range| own.contains_key(range));
     }
 
     fn look_at_retired(&mut self, decisions: &mut Vec<Decision>) {
