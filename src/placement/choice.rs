@@ -69,12 +69,22 @@ fn best(cover: &Cover, windows: Vec<UnitRange>, preferred: Option<UnitRange>) ->
     let weakest = counts.iter().min().copied().unwrap_or(0);
     let weak = |unit: u16| counts.get(usize::from(unit)) == Some(&weakest);
     let aligned = |start: u16| weak(start) && start.checked_sub(1).is_none_or(|before| !weak(before));
-    let strength = |window: &UnitRange| {
-        let mut after = cover.clone();
-        after.add(*window);
-        (after.sorted(), Some(*window) == preferred, aligned(window.start()), Reverse(window.start()))
+    let rank = |window: &UnitRange| {
+        let preferred = Some(*window) == preferred;
+        (Reverse(weakness(cover, *window)), preferred, aligned(window.start()), Reverse(window.start()))
     };
-    windows.into_iter().max_by_key(strength)
+    windows.into_iter().max_by_key(rank)
+}
+
+/// Orders windows as the sorted cover after adding them would, the other way round, without sorting all of it: what
+/// counts is how many units of the lowest level a window raises, then of the next.
+fn weakness(cover: &Cover, window: UnitRange) -> Vec<u32> {
+    let counts = window.iter().filter_map(|unit| cover.counts().get(usize::from(unit)).copied());
+    let mut weakness: Vec<u32> = counts.collect();
+    weakness.sort_unstable();
+    // A longer window is the better one if it raises the same and more.
+    weakness.push(u32::MAX);
+    weakness
 }
 
 /// Takes as much of `hole` as there is room for.
@@ -178,5 +188,39 @@ impl Strength {
         let mut sorted = self.of_units.clone();
         sorted.sort_unstable();
         sorted
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn the_less_weak_window_leaves_the_stronger_sorted_cover(
+            counts in proptest::collection::vec(0..4_usize, 1..12),
+            (one, other) in ((0..12_u16, 1..12_u16), (0..12_u16, 1..12_u16)),
+        ) {
+            let units = u16::try_from(counts.len()).unwrap();
+            let mut cover = Cover::empty(units);
+            for (unit, count) in (0..).zip(&counts) {
+                (0..*count).for_each(|_| cover.add(UnitRange::new(unit, unit + 1).unwrap()));
+            }
+            let window = |(start, count): (u16, u16)| {
+                UnitRange::new(start % units, (start % units + count).min(units)).unwrap()
+            };
+            let after = |window: UnitRange| {
+                let mut after = cover.clone();
+                after.add(window);
+                after.sorted()
+            };
+            let (one, other) = (window(one), window(other));
+
+            let by_weakness = weakness(&cover, other).cmp(&weakness(&cover, one));
+
+            prop_assert_eq!(by_weakness, after(one).cmp(&after(other)));
+        }
     }
 }
