@@ -212,6 +212,8 @@ impl Membership {
             Event::ProfileHeard(signed) => self.peers.profile_heard(signed.value, now),
             Event::CardHeard(signed) if signed.value.peer == self.me => self.heard_own(signed.value.order),
             Event::CardHeard(signed) => self.card_heard(signed.value, now),
+            // A peer is no neighbour of its own.
+            Event::Connected(peer) if peer == self.me => Vec::new(),
             Event::Connected(peer) => self.peers.connected(peer, now),
             Event::Disconnected(peer) => self.peers.disconnected(peer, now),
             Event::RoundTripMeasured { peer, span } => {
@@ -262,7 +264,8 @@ impl Membership {
 
     /// Every holding of a model, in whatever state, of peers whose claims are offered.
     pub fn holders(&self, model: ModelId, now: Time) -> Vec<Holder<'_>> {
-        let offered = self.offered(now).flat_map(|profile| profile.holdings.iter().map(move |holding| (profile, *holding)));
+        let offered =
+            self.offered(now).flat_map(|profile| profile.holdings.iter().map(move |holding| (profile, *holding)));
         let of_model = offered.filter(|(_, holding)| holding.model == model);
         of_model
             .map(|(profile, holding)| Holder { profile, holding, round_trip: self.round_trip(profile.peer) })

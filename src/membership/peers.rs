@@ -197,7 +197,8 @@ impl Peers {
         let penalty = first_penalty.times(1 << count.min(32)).min(longest_penalty);
         let until = now.after(penalty);
         // A lease that failed stays the graver failure until a success.
-        let failure = record.demotion.map_or(failure, |old| if old.failure == Failure::Lease { old.failure } else { failure });
+        let failure =
+            record.demotion.map_or(failure, |old| if old.failure == Failure::Lease { old.failure } else { failure });
         record.demotion = Some(Demotion { failure, count: count.saturating_add(1), until, served: Served::Not });
         self.rearm(peer);
         vec![Change::PeerDemoted { peer, until }]
