@@ -34,7 +34,9 @@ pub(super) fn parse(text: &str) -> Result<Multiaddr, String> {
     let (host, port) = text.rsplit_once(':').ok_or_else(form)?;
     let port = port.parse().map_err(|_| form())?;
     let named = |host: &str| {
-        !host.is_empty() && host.len() <= 253 && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-.".contains(&byte))
+        !host.is_empty()
+            && host.len() <= 253
+            && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-.".contains(&byte))
     };
     if !named(host) {
         return Err(form());
@@ -58,7 +60,9 @@ pub(super) fn scope(address: &Multiaddr) -> Scope {
     match address.iter().next() {
         Some(Protocol::Ip4(ip)) => scope_of(IpAddr::V4(ip)),
         Some(Protocol::Ip6(ip)) => scope_of(IpAddr::V6(ip)),
-        Some(Protocol::Dns(name) | Protocol::Dns4(name) | Protocol::Dns6(name)) if name == "localhost" => Scope::Loopback,
+        Some(Protocol::Dns(name) | Protocol::Dns4(name) | Protocol::Dns6(name)) if name == "localhost" => {
+            Scope::Loopback
+        }
         Some(Protocol::Dns(_) | Protocol::Dns4(_) | Protocol::Dns6(_) | Protocol::Dnsaddr(_)) => Scope::Global,
         _ => Scope::Nowhere,
     }
@@ -73,7 +77,13 @@ fn scope_of(ip: IpAddr) -> Scope {
             let shared = first == 100 && (64..128).contains(&second);
             if ip.is_private() || ip.is_link_local() || shared { Scope::Site } else { Scope::Global }
         }
-        IpAddr::V6(ip) => if is_site(ip) { Scope::Site } else { Scope::Global },
+        IpAddr::V6(ip) => {
+            if is_site(ip) {
+                Scope::Site
+            } else {
+                Scope::Global
+            }
+        }
     }
 }
 
@@ -146,7 +156,8 @@ mod tests {
 
     #[test]
     fn a_peer_is_believed_only_about_addresses_of_where_it_was_met() {
-        let (here, site, world) = (address("/ip4/127.0.0.1/tcp/1"), address("/ip4/192.168.1.9/tcp/1"), address("/ip4/1.1.1.1/tcp/1"));
+        let (here, site, world) =
+            (address("/ip4/127.0.0.1/tcp/1"), address("/ip4/192.168.1.9/tcp/1"), address("/ip4/1.1.1.1/tcp/1"));
 
         assert!(believable(&here, &here) && believable(&site, &here) && believable(&world, &here));
         assert!(!believable(&here, &site) && believable(&site, &site) && believable(&world, &site));

@@ -76,7 +76,9 @@ enum Progress {
 fn progress(error: &TransportError<io::Error>) -> Progress {
     match error {
         TransportError::MultiaddrNotSupported(_) => Progress::Unusable,
-        TransportError::Other(error) if has_kind(error, &UNREACHABLE) || is_timeout(error) || is_unresolved(error) => Progress::Unreachable,
+        TransportError::Other(error) if has_kind(error, &UNREACHABLE) || is_timeout(error) || is_unresolved(error) => {
+            Progress::Unreachable
+        }
         TransportError::Other(_) => Progress::Met,
     }
 }

@@ -49,6 +49,7 @@ pub(super) trait Message: Sized {
 }
 
 /// The bytes between two peers, or within this process when it speaks to itself.
+#[derive(Debug)]
 pub(super) enum Pipe {
     /// A libp2p stream, with its place in the peer's allowance.
     Remote(Compat<Stream>, Option<Lent>),
@@ -263,7 +264,11 @@ mod tests {
         }
 
         fn decode(bytes: &[u8], _: NetworkId) -> Result<Self, String> {
-            if bytes.starts_with(b"bad") { Err("it is bad".to_owned()) } else { Ok(Self(Bytes::copy_from_slice(bytes))) }
+            if bytes.starts_with(b"bad") {
+                Err("it is bad".to_owned())
+            } else {
+                Ok(Self(Bytes::copy_from_slice(bytes)))
+            }
         }
     }
 

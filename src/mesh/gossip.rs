@@ -48,7 +48,8 @@ const FLOOD_COST: f64 = 0.1;
 const FLOOD_DECAY: f64 = 0.9;
 
 /// The behaviour, with a bound on topics per peer.
-pub(super) type Behaviour = gossipsub::Behaviour<IdentityTransform, MaxCountSubscriptionFilter<AllowAllSubscriptionFilter>>;
+pub(super) type Behaviour =
+    gossipsub::Behaviour<IdentityTransform, MaxCountSubscriptionFilter<AllowAllSubscriptionFilter>>;
 
 /// What gossip is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -237,7 +237,8 @@ impl Mesh {
     }
 
     async fn open(&self, peer: PeerKey, protocol: Protocol) -> Result<Greeted, OpenError> {
-        let pipe = if peer == self.me { self.open_local(protocol).await? } else { self.open_remote(peer, protocol).await? };
+        let pipe =
+            if peer == self.me { self.open_local(protocol).await? } else { self.open_remote(peer, protocol).await? };
         greet(pipe, peer, protocol, self.network, &self.hello).await
     }
 

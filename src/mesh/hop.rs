@@ -45,7 +45,8 @@ impl HopReader {
     /// # Errors
     /// [`StreamError`]; nothing can be received after one.
     pub async fn receive(&mut self) -> Result<Option<HopForward>, StreamError> {
-        let malformed = |error: crate::wire::bad::BadMessage| StreamError::Malformed { what: WHAT, reason: error.to_string() };
+        let malformed =
+            |error: crate::wire::bad::BadMessage| StreamError::Malformed { what: WHAT, reason: error.to_string() };
         let pending = match self.pending {
             Some(pending) => pending,
             None => match self.frames.delimited(WHAT, HopForward::MAX_HEADER).await? {

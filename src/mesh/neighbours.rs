@@ -63,7 +63,14 @@ pub(super) enum Left {
 
 impl Neighbours {
     /// A connection came up.
-    pub(super) fn on_connected(&mut self, peer: PeerId, key: PeerKey, id: ConnectionId, connection: Connection, tick: u64) {
+    pub(super) fn on_connected(
+        &mut self,
+        peer: PeerId,
+        key: PeerKey,
+        id: ConnectionId,
+        connection: Connection,
+        tick: u64,
+    ) {
         let fresh = || Peer {
             key,
             connections: BTreeMap::new(),
@@ -143,7 +150,8 @@ impl Neighbours {
 
     /// Those who have had their time to say of which network they are.
     pub(super) fn overdue(&self, tick: u64) -> Vec<PeerId> {
-        let overdue = |known: &Peer| matches!(known.standing, Standing::Unknown(since) if since + IDENTIFY_TICKS < tick);
+        let overdue =
+            |known: &Peer| matches!(known.standing, Standing::Unknown(since) if since + IDENTIFY_TICKS < tick);
         self.peers.iter().filter(|(_, known)| overdue(known)).map(|(peer, _)| *peer).collect()
     }
 

@@ -224,7 +224,8 @@ impl Task {
     fn on_found(&mut self, found: Vec<kad::PeerInfo>) {
         let local = *self.swarm.local_peer_id();
         for info in found.into_iter().filter(|info| info.peer_id != local) {
-            let usable: Vec<_> = info.addrs.into_iter().take(MAX_CLAIMED).filter(|address| self.may_announce(address)).collect();
+            let usable: Vec<_> =
+                info.addrs.into_iter().take(MAX_CLAIMED).filter(|address| self.may_announce(address)).collect();
             self.dialer.learn(info.peer_id, usable.into_iter().map(|address| addresses::split_peer(address).0));
         }
         self.dial_due();

@@ -44,11 +44,14 @@ impl Protocol {
 
     /// The name in a network.
     pub(super) fn name(self, network: NetworkId) -> StreamProtocol {
-        protocol_name(network, match self {
-            Self::Control => "control",
-            Self::Hop => "hop",
-            Self::Fetch => "fetch",
-        })
+        protocol_name(
+            network,
+            match self {
+                Self::Control => "control",
+                Self::Hop => "hop",
+                Self::Fetch => "fetch",
+            },
+        )
     }
 }
 

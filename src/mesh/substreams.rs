@@ -152,7 +152,8 @@ impl Substreams {
 
     /// Opens a stream on the best connection to `peer`. The reply comes through the opening.
     pub(super) fn open(&mut self, peer: PeerId, opening: Opening) {
-        let Some(connection) = self.connections.get(&peer).and_then(|all| all.iter().min_by_key(|one| one.rank())) else {
+        let Some(connection) = self.connections.get(&peer).and_then(|all| all.iter().min_by_key(|one| one.rank()))
+        else {
             // A caller that has gone away needs no answer.
             let _ = opening.reply.send(Err(NotOpened::Lost));
             return;
@@ -390,7 +391,9 @@ impl ConnectionHandler for Handler {
     ) {
         #[expect(clippy::wildcard_enum_match_arm, reason = "libp2p's enum is open, and only streams concern us")]
         match event {
-            ConnectionEvent::FullyNegotiatedInbound(FullyNegotiatedInbound { protocol: (stream, protocol), .. }) => {
+            ConnectionEvent::FullyNegotiatedInbound(FullyNegotiatedInbound {
+                protocol: (stream, protocol), ..
+            }) => {
                 self.on_incoming(stream, protocol);
             }
             ConnectionEvent::FullyNegotiatedOutbound(FullyNegotiatedOutbound { protocol: stream, info: reply }) => {

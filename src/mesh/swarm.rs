@@ -90,7 +90,10 @@ pub(super) fn listen(swarm: &mut Swarm<Behaviour>, config: &MeshConfig) -> Resul
     for address in addresses {
         match swarm.listen_on(address.clone()) {
             Ok(_) => listening += 1,
-            Err(error) if is_ip6(&address) && has_kind(&error, &[io::ErrorKind::AddrNotAvailable, io::ErrorKind::Unsupported]) => {
+            Err(error)
+                if is_ip6(&address)
+                    && has_kind(&error, &[io::ErrorKind::AddrNotAvailable, io::ErrorKind::Unsupported]) =>
+            {
                 tracing::info!(%address, "this machine has no IPv6");
             }
             Err(error) => return Err(listen_error(&address, error)),
@@ -151,16 +154,17 @@ pub(super) fn has_kind(error: &(dyn Error + 'static), kinds: &[io::ErrorKind]) -
 
 /// The error and everything below it. An I/O error that wraps another is no source of it, but holds it.
 pub(super) fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
-    std::iter::successors(Some(error), |error| {
-        let wrapped = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-        wrapped.map(|inner| inner as &(dyn Error + 'static)).or_else(|| error.source())
-    })
+    std::iter::successors(Some(error), |&error| below(error))
 }
 
-fn transport(
-    config: &MeshConfig,
-    keypair: &Keypair,
-) -> Result<(Muxed, Option<relay::client::Behaviour>), MeshError> {
+fn below<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
+    match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+        Some(wrapped) => Some(wrapped),
+        None => error.source(),
+    }
+}
+
+fn transport(config: &MeshConfig, keypair: &Keypair) -> Result<(Muxed, Option<relay::client::Behaviour>), MeshError> {
     let base = match dns::tokio::Transport::system(base(config, keypair)?) {
         Ok(transport) => transport.boxed(),
         Err(error) => {
@@ -194,12 +198,8 @@ fn base(config: &MeshConfig, keypair: &Keypair) -> Result<Muxed, MeshError> {
             .timeout(HANDSHAKE_LIMIT)
             .boxed());
     }
-    let tcp = tcp
-        .upgrade(Version::V1Lazy)
-        .authenticate(noise(keypair)?)
-        .multiplex(yamux())
-        .timeout(HANDSHAKE_LIMIT)
-        .boxed();
+    let tcp =
+        tcp.upgrade(Version::V1Lazy).authenticate(noise(keypair)?).multiplex(yamux()).timeout(HANDSHAKE_LIMIT).boxed();
     let mut settings = quic::Config::new(keypair);
     settings.max_idle_timeout = QUIC_IDLE_MILLIS;
     settings.keep_alive_interval = QUIC_KEEP_ALIVE;

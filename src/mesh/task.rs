@@ -163,6 +163,7 @@ impl Task {
 
     /// Runs until it is told to stop, or nobody holds a handle or takes events any more.
     pub(super) async fn run(mut self) {
+        let events = self.events.clone();
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let stopped = loop {
@@ -173,7 +174,7 @@ impl Task {
                     None => break None,
                 },
                 _ = tick.tick() => self.on_tick(),
-                room = self.events.reserve(), if !self.outbox.is_empty() => match (room, self.outbox.pop_front()) {
+                room = events.reserve(), if !self.outbox.is_empty() => match (room, self.outbox.pop_front()) {
                     (Ok(room), Some(event)) => room.send(event),
                     _ => break None,
                 },
@@ -185,8 +186,10 @@ impl Task {
             let _ = self.swarm.disconnect_peer_id(peer);
         }
         drop(self);
-        // A caller that does not wait needs no answer.
-        stopped.map(|reply| reply.send(()));
+        if let Some(reply) = stopped {
+            // A caller that does not wait needs no answer.
+            let _ = reply.send(());
+        }
     }
 
     fn on_command(&mut self, command: Command) {
@@ -361,8 +364,9 @@ impl Task {
 
     fn publish(&mut self, topic: Topic, bytes: Bytes) -> Result<(), PublishError> {
         match self.swarm.behaviour_mut().gossip.publish(topic.name(self.network), bytes) {
-            Ok(_)
-            | Err(gossipsub::PublishError::Duplicate | gossipsub::PublishError::NoPeersSubscribedToTopic) => Ok(()),
+            Ok(_) | Err(gossipsub::PublishError::Duplicate | gossipsub::PublishError::NoPeersSubscribedToTopic) => {
+                Ok(())
+            }
             Err(gossipsub::PublishError::AllQueuesFull(_)) => Err(PublishError::QueuesFull),
             Err(error) => {
                 tracing::warn!(%error, "could not publish");
@@ -398,7 +402,8 @@ impl Task {
         if !self.tick.is_multiple_of(every) || self.neighbours.members().next().is_none() {
             return;
         }
-        let towards = if (self.tick / every).is_multiple_of(2) { *self.swarm.local_peer_id() } else { PeerId::random() };
+        let towards =
+            if (self.tick / every).is_multiple_of(2) { *self.swarm.local_peer_id() } else { PeerId::random() };
         self.swarm.behaviour_mut().kad.get_closest_peers(towards);
     }
 
