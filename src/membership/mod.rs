@@ -205,8 +205,7 @@ impl Membership {
 
     /// Advances by one event. An announcement that changes nothing (stale, or no room) is not worth relaying.
     pub fn handle(&mut self, event: Event, now: Time) -> Vec<Change> {
-        let mut changes = self.peers.ticked(now);
-        changes.extend(self.cards.ticked(now));
+        let mut changes = self.expire(now);
         changes.extend(match event {
             Event::ProfileHeard(signed) if signed.value.peer == self.me => self.heard_own(signed.value.order),
             Event::ProfileHeard(signed) => self.peers.profile_heard(signed.value, now),
@@ -224,6 +223,8 @@ impl Membership {
             Event::PeerSucceeded(peer) => self.peers.succeeded(peer, now),
             Event::Ticked => Vec::new(),
         });
+        // An announcement may be valid for no time at all: a farewell.
+        changes.extend(self.expire(now));
         changes
     }
 
@@ -306,6 +307,12 @@ impl Membership {
     /// The neighbours with the shortest round trips, nearest first: for the own profile.
     pub fn nearest(&self, count: usize) -> Vec<(PeerKey, Span)> {
         self.peers.nearest(count)
+    }
+
+    fn expire(&mut self, now: Time) -> Vec<Change> {
+        let mut changes = self.peers.ticked(now);
+        changes.extend(self.cards.ticked(now));
+        changes
     }
 
     fn said_by(&self, sayer: PeerKey, other: PeerKey, now: Time) -> Option<Span> {
