@@ -263,6 +263,17 @@ impl Membership {
         self.peers(now).filter(|state| state.standing == Standing::Offered).filter_map(|state| state.profile)
     }
 
+    /// The profiles of peers that placement counts on, by key: those offered, and neighbours whose failure here does
+    /// not mean that they are gone.
+    pub fn present(&self, now: Time) -> impl Iterator<Item = &Profile> {
+        let present = |state: &PeerState<'_>| match state.standing {
+            Standing::Offered => true,
+            Standing::Demoted { .. } => state.connected,
+            Standing::Draining | Standing::Suspected | Standing::Silent => false,
+        };
+        self.peers(now).filter(present).filter_map(|state| state.profile)
+    }
+
     /// Every holding of a model, in whatever state, of peers whose claims are offered.
     pub fn holders(&self, model: ModelId, now: Time) -> Vec<Holder<'_>> {
         let offered =

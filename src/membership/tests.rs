@@ -243,6 +243,19 @@ fn cover_counts_ready_holdings_of_offered_peers() {
 }
 
 #[test]
+fn placement_counts_on_a_neighbour_that_routing_avoids() {
+    let mut membership = membership();
+    membership.handle(Event::Connected(key(1)), at(0));
+    for peer in [1, 2] {
+        membership.handle(heard(profile(peer, 1, 0)), at(0));
+        membership.handle(Event::PeerFailed { peer: key(peer), failure: Failure::Lease }, at(0));
+    }
+
+    assert_eq!(membership.offered(at(1)).count(), 0);
+    assert_eq!(membership.present(at(1)).map(|profile| profile.peer).collect::<Vec<_>>(), [key(1)]);
+}
+
+#[test]
 fn round_trips_are_smoothed_and_strangers_are_believed_among_themselves() {
     let mut membership = membership();
     membership.handle(Event::Connected(key(1)), at(0));
