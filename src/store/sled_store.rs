@@ -14,6 +14,7 @@
 
 use std::fs;
 use std::io;
+use std::io::ErrorKind;
 use std::io::Write;
 use std::panic::AssertUnwindSafe;
 use std::panic::catch_unwind;
@@ -187,7 +188,7 @@ fn open_database(path: &Path) -> Result<Db, StoreError> {
 fn read_count(path: &Path) -> Result<u64, StoreError> {
     let bytes = match fs::read(path) {
         Ok(bytes) => bytes,
-        Err(fault) if fault.kind() == io::ErrorKind::NotFound => return Ok(0),
+        Err(fault) if fault.kind() == ErrorKind::NotFound => return Ok(0),
         Err(fault) => return Err(from_io(fault, "read")),
     };
     let parts = bytes.split_at_checked(8).filter(|(number, sum)| *sum == checksum(0, b'c', number));
@@ -277,7 +278,7 @@ fn set_aside(path: &Path) -> Result<PathBuf, StoreError> {
         name.push(format!(".damaged-{number}"));
         PathBuf::from(name)
     };
-    let taken = || io::Error::new(io::ErrorKind::AlreadyExists, "too many damaged logs stand beside it");
+    let taken = || io::Error::new(ErrorKind::AlreadyExists, "too many damaged logs stand beside it");
     let free = (1..=MAX_SET_ASIDE).map(name).find(|to| !to.exists());
     let moved = free.ok_or_else(taken).and_then(|to| fs::rename(path, &to).map(|()| to));
     moved.map_err(|source| StoreError::NotSetAside { path: path.to_owned(), source })
@@ -306,11 +307,13 @@ fn from_sled(fault: sled::Error, doing: &'static str) -> StoreError {
 }
 
 fn from_io(source: io::Error, doing: &'static str) -> StoreError {
-    match source.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => StoreError::DiskFull,
-        io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData => damaged(source.to_string()),
-        _ => StoreError::Io { doing, source },
+    if matches!(source.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded) {
+        return StoreError::DiskFull;
     }
+    if matches!(source.kind(), ErrorKind::UnexpectedEof | ErrorKind::InvalidData) {
+        return damaged(source.to_string());
+    }
+    StoreError::Io { doing, source }
 }
 
 #[cfg(test)]
@@ -319,7 +322,7 @@ mod tests {
 
     #[test]
     fn a_full_disk_is_told_apart_from_damage() {
-        let full = || io::Error::from(io::ErrorKind::StorageFull);
+        let full = || io::Error::from(ErrorKind::StorageFull);
         let corruption = sled::Error::Corruption { at: None, bt: () };
 
         assert!(matches!(from_sled(sled::Error::Io(full()), WRITTEN), StoreError::DiskFull));

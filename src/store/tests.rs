@@ -1,6 +1,9 @@
 use std::fs;
 use std::path::Path;
 
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample::Index;
 use tempfile::TempDir;
 
 use super::*;
@@ -218,4 +221,29 @@ fn overwrite(file: &Path, part: f64) {
 /// sled lets go of its lock a moment after a database is closed; the store waits for it.
 fn open_when_free(path: &Path) -> sled::Db {
     (0..1_000_000).find_map(|_| sled::open(path).ok()).unwrap()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(12))]
+
+    #[test]
+    fn scattered_damage_is_noticed_or_harmless(places in vec((any::<Index>(), 1..=255_u8), 1..8), file in 0..3_usize) {
+        let rows = rows();
+        let (_folder, path) = stored(&rows);
+        let database = path.join("rows");
+        drop(open_when_free(&database));
+        let mut files: Vec<_> = fs::read_dir(&database).unwrap().map(|entry| entry.unwrap().path()).collect();
+        files.retain(|file| file.is_file());
+        files.sort();
+        let file = &files[file % files.len()];
+        let mut bytes = fs::read(file).unwrap();
+        let used = bytes.iter().rposition(|&byte| byte != 0).unwrap() + 1;
+        places.iter().for_each(|(place, change)| bytes[place.index(used)] ^= change);
+        fs::write(file, bytes).unwrap();
+
+        let (store, opened) = open(&path);
+
+        let expected = if opened == Opened::Sound { rows } else { Vec::new() };
+        prop_assert_eq!(all(&store), expected);
+    }
 }
