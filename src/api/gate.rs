@@ -225,8 +225,7 @@ mod tests {
     #[test]
     fn the_key_is_asked_for_everywhere_but_for_health() {
         let gate = gate("0.0.0.0:2745", Some(KEY));
-        let with =
-            |path: &str, value: &str| get(&gate, path, &[("host", "localhost"), ("authorization", value)]);
+        let with = |path: &str, value: &str| get(&gate, path, &[("host", "localhost"), ("authorization", value)]);
 
         assert_eq!(get(&gate, "/health", &[("host", "localhost")]), 200);
         assert_eq!(get(&gate, "/v1/models", &[("host", "localhost")]), 401);
@@ -239,8 +238,7 @@ mod tests {
     #[test]
     fn the_peers_own_commands_need_its_token_even_without_a_key() {
         let gate = gate("127.0.0.1:2745", None);
-        let with =
-            |value: &str| get(&gate, "/brigade/v1/status", &[("host", "localhost"), ("authorization", value)]);
+        let with = |value: &str| get(&gate, "/brigade/v1/status", &[("host", "localhost"), ("authorization", value)]);
 
         assert_eq!(get(&gate, "/brigade/v1/status", &[("host", "localhost")]), 401);
         assert_eq!(with(&format!("Bearer {TOKEN}")), 200);

@@ -239,7 +239,7 @@ impl EventBody {
 
     pub(crate) fn failed(error: ApiError) -> Self {
         Self::Failed {
-            code: error.code.unwrap_or("failed").to_owned(),
+            code: error.code.to_owned(),
             message: error.message,
             missing_units: error.missing,
         }
