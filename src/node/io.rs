@@ -2,30 +2,41 @@
 //!
 //! The driver (the daemon, or a simulator) calls `Node::handle` with one [`Input`] and performs
 //! the returned [`Action`]s in order. It calls again with [`Input::Tick`] no later than the node's deadline.
+//!
+//! **Stream ids**: the node names the streams it opens with even ids; the driver names those that arrive with odd ones.
+//! A stream to this peer itself has two ends here and so two ids, one of each kind. After `Close`, `OpenFailed` or
+//! `Closed` nothing more is sent on a stream, and what still arrives on it is ignored.
+//!
+//! **Steps**: the engine answers every `Step` with one `Stepped` or `StepFailed`, a stage's steps in the order given.
+//! Steps of a stage that was freed may go unanswered.
 
 use std::sync::Arc;
 
 use crate::amounts::Bytes;
-use crate::amounts::Mflop;
 use crate::amounts::Position;
 use crate::amounts::Span;
 use crate::ids::ModelId;
 use crate::ids::PeerKey;
 use crate::ids::RequestId;
 use crate::ids::SessionId;
-use crate::ids::StageIndex;
 use crate::ids::StreamId;
 use crate::ids::Token;
+pub use crate::session::outcome::Finish;
+pub use crate::session::outcome::GenerateFailure;
+pub use crate::session::step::StageKey;
+pub use crate::session::step::StepFailure;
+pub use crate::session::step::StepInput;
+pub use crate::session::step::StepOutput;
+pub use crate::session::step::StepWanted;
+pub use crate::session::streams::CloseCause;
+pub use crate::session::streams::OpenFailure;
+pub use crate::session::streams::Outgoing;
 use crate::shape::ModelShape;
 use crate::shape::WireDtype;
 use crate::units::Chain;
 use crate::units::UnitRange;
-use crate::wire::control::DeclineReason;
 use crate::wire::control::FromStage;
 use crate::wire::control::SamplingParameters;
-use crate::wire::control::StageFailure;
-use crate::wire::control::StageReport;
-use crate::wire::control::TailFinish;
 use crate::wire::control::TailOffer;
 use crate::wire::control::ToStage;
 use crate::wire::control::TokenLogprobs;
@@ -46,8 +57,11 @@ pub enum Input {
         /// What to generate.
         spec: GenerateSpec,
     },
-    /// The user no longer wants it.
+    /// The user no longer wants it: every stage is freed, what was done is settled without a word.
     Cancel(RequestId),
+    /// The user has enough, because a stop string was found: the work is settled and `Finished` delivered, with
+    /// `TailFinish::EndOfGeneration` as its reason unless the tail was first. Tokens are not delivered any more.
+    Conclude(RequestId),
     /// A model's manifest is at hand, from a file or from a peer.
     ModelKnown(Arc<ModelFacts>),
     /// A model's weights are at hand, to be served under this policy.
@@ -100,30 +114,6 @@ pub enum StreamInput {
     Back(HopBack),
     /// The stream has ended; nothing more comes.
     Closed(CloseCause),
-}
-
-/// Why a stream could not be opened.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OpenFailure {
-    /// The peer cannot be dialled or did not answer in time.
-    Unreachable,
-    /// The peer does not speak the protocol, or no common version of it.
-    Unsupported,
-    /// Too many streams here.
-    LocalLimit,
-}
-
-/// Why a stream ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CloseCause {
-    /// The other side closed it in order.
-    Finished,
-    /// The connection went away.
-    Lost,
-    /// The other side sent bytes that are no message.
-    Malformed,
-    /// This side's queue of outgoing messages was full.
-    Overflow,
 }
 
 /// What to generate.
@@ -183,15 +173,6 @@ pub enum HoldPolicy {
     },
 }
 
-/// Names the state of one stage of one session in the engine.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct StageKey {
-    /// The session.
-    pub session: SessionId,
-    /// The stage; one peer may be two stages of one session.
-    pub stage: StageIndex,
-}
-
 /// What the engine reports.
 #[derive(Clone, Debug)]
 pub enum EngineInput {
@@ -212,53 +193,6 @@ pub enum EngineInput {
     },
     /// A step failed.
     StepFailed(StageKey, StepFailure),
-}
-
-/// Why a step failed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum StepFailure {
-    /// A hidden state or logit was not finite.
-    NonFinite,
-    /// The input does not fit the model: wrong length, unknown token.
-    BadInput,
-    /// Anything else, for the operator; holds nothing of the prompt.
-    Engine(String),
-}
-
-/// What came of a step.
-#[derive(Clone, Debug, PartialEq)]
-pub enum StepOutput {
-    /// Hidden states for the next stage, row-major, little-endian in the dtype asked for.
-    Hidden(bytes::Bytes),
-    /// The next token.
-    Sampled {
-        /// The token.
-        token: Token,
-        /// Log-probabilities if asked for.
-        logprobs: Option<TokenLogprobs>,
-    },
-    /// The tail computed rows of the prompt's beginning: nothing to pass on.
-    Nothing,
-}
-
-/// What a step computes from.
-#[derive(Clone, Debug, PartialEq)]
-pub enum StepInput {
-    /// Token ids, for unit 0.
-    Tokens(Vec<Token>),
-    /// Hidden states, row-major, little-endian in this dtype.
-    Hidden(bytes::Bytes, WireDtype),
-}
-
-/// What is wanted of a step.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum StepWanted {
-    /// Hidden states in this dtype.
-    Hidden(WireDtype),
-    /// A token sampled after the last row.
-    Token,
-    /// Only the cache.
-    Nothing,
 }
 
 /// Something to do.
@@ -282,19 +216,6 @@ pub enum Action {
     Deliver(RequestId, Delivery),
     /// Try to connect.
     Dial(PeerKey),
-}
-
-/// A message for a stream.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Outgoing {
-    /// From requester to stage.
-    ToStage(ToStage),
-    /// From stage to requester.
-    FromStage(FromStage),
-    /// Down a hop.
-    Forward(HopForward),
-    /// Up a hop.
-    Back(HopBack),
 }
 
 /// What the engine is to do, in the order given.
@@ -350,92 +271,4 @@ pub enum Delivery {
     Finished(Finish),
     /// It ended early. The answer is not complete.
     Failed(GenerateFailure),
-}
-
-/// How a generation ended, and what it cost.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Finish {
-    /// Why the tail ended it.
-    pub reason: TailFinish,
-    /// What each stage reports, in chain order; `None` where no report came in time.
-    pub stages: Vec<Option<StageReport>>,
-    /// What is owed for the session, in chain order.
-    pub owed: Vec<Mflop>,
-}
-
-/// Why a generation failed.
-#[derive(Clone, Debug, PartialEq, thiserror::Error)]
-pub enum GenerateFailure {
-    /// Nobody holds these units.
-    #[error("no peer holds unit{} {} of the model", if missing.len() == 1 { "s" } else { " ranges" }, list(missing))]
-    NoCover {
-        /// The units that nobody holds, or that no peer the prompt may go to holds.
-        missing: Vec<UnitRange>,
-        /// Whether peers outside the trusted ones hold them.
-        held_by_untrusted: bool,
-    },
-    /// The model's manifest is not known here.
-    #[error("model {0} is not known to this peer")]
-    UnknownModel(ModelId),
-    /// Prompt and new tokens exceed the context.
-    #[error("prompt ({prompt} tokens) + max_tokens ({max_tokens}) exceed the model's context of {context}")]
-    TooLong {
-        /// Tokens of the prompt.
-        prompt: u32,
-        /// New tokens asked for.
-        max_tokens: u32,
-        /// The model's context.
-        context: u32,
-    },
-    /// A stage gave no lease, and no other chain was to be had.
-    #[error("peer {} declined units {range}: {reason:?}", peer.short())]
-    Declined {
-        /// Who declined.
-        peer: PeerKey,
-        /// What it was asked for.
-        range: UnitRange,
-        /// Why.
-        reason: DeclineReason,
-        /// When to ask again.
-        retry_after: Option<Span>,
-    },
-    /// A stage was lost in mid-answer.
-    #[error("peer {} serving units {range} was lost in mid-answer", peer.short())]
-    StageLost {
-        /// Who was lost.
-        peer: PeerKey,
-        /// What it served.
-        range: UnitRange,
-    },
-    /// A stage reported that it cannot go on.
-    #[error("peer {} serving units {range} failed: {failure:?}", peer.short())]
-    StageFailed {
-        /// Who reported.
-        peer: PeerKey,
-        /// What it served.
-        range: UnitRange,
-        /// Its report.
-        failure: StageFailure,
-    },
-    /// A stage broke the protocol.
-    #[error("peer {} serving units {range} broke the protocol", peer.short())]
-    Misbehaved {
-        /// Who.
-        peer: PeerKey,
-        /// What it served.
-        range: UnitRange,
-    },
-    /// The user cancelled.
-    #[error("cancelled")]
-    Cancelled,
-    /// As many requests as this peer takes are under way.
-    #[error("this peer has as many requests under way as it takes")]
-    Busy,
-    /// This peer is leaving.
-    #[error("this peer is shutting down")]
-    Draining,
-}
-
-fn list(ranges: &[UnitRange]) -> String {
-    ranges.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }

@@ -1,1 +1,22 @@
 //! One generation: the requester's and the stage's state machines. Pure.
+//!
+//! ```text
+//!  requester ──Offer──▶ every stage       each stage opens its hop downstream, waits for its upstream's
+//!            ◀─Accept── every stage       when its hop is `Opened` and its upstream is attached
+//!            ──Feed───▶ driver ──Frame──▶ … ──Frame──▶ tail
+//!            ◀─Token──────────────────────────────────┤
+//!                       driver ◀──TokenFrame──────────┘
+//!            ──Settle─▶ every stage       the signed entry; ◀─Settled─ what the stage counted
+//! ```
+//!
+//! [`requester::Requester`] leads one generation; [`stage::LeasedStage`] serves one stage of one. Each takes what happened and
+//! the time, and answers with effects to be performed in order. Neither knows who carries its messages.
+
+pub mod blame;
+pub mod ending;
+pub mod outcome;
+pub mod requester;
+pub mod stage;
+pub mod step;
+pub mod streams;
+pub mod text;

@@ -18,11 +18,33 @@ use crate::shape::WireDtype;
 use crate::units::Chain;
 use crate::wire::credit::CreditEntry;
 
+mod codec;
+mod offer_codec;
+
 /// The most tokens one `Feed` may carry.
 pub const MAX_FEED: usize = 16_384;
 
+/// Bytes of a message on a control stream, at most: an offer with a long history.
+pub const MAX_CONTROL: usize = 1 << 20;
+
+/// The longest lease without a `Ping` (arbitrary).
+pub const MAX_LEASE: Span = Span::seconds(3_600);
+
+/// The most logit biases of one session.
+pub const MAX_BIAS: usize = 1_024;
+
+/// The most top log-probabilities of one token.
+pub const MAX_LOGPROBS: usize = 20;
+
+/// The most ids that end a generation.
+pub const MAX_END_OF_GENERATION: usize = 16;
+
+/// The longest message of a failed engine, in bytes.
+pub const MAX_ENGINE_MESSAGE: usize = 200;
+
 /// What a requester says to a stage.
 #[derive(Clone, Debug, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "few are alive at a time, and an entry is 320 bytes")]
 pub enum ToStage {
     /// Asks for a lease. The first message.
     Offer(Box<Offer>),
@@ -288,6 +310,3 @@ pub enum SettleRefusal {
     /// It could not be stored.
     NotStored,
 }
-
-/// Bytes of a message on a control stream, at most: an offer with a long history.
-pub const MAX_CONTROL: usize = 1 << 20;

@@ -3,6 +3,13 @@
 use bytes::Bytes;
 
 use crate::ids::BlobHash;
+use crate::wire::bad::BadMessage;
+use crate::wire::bad::array;
+use crate::wire::bad::at_most;
+use crate::wire::bad::required;
+use crate::wire::bad::within;
+use crate::wire::doors;
+use crate::wire::proto;
 
 /// The largest piece that one answer may carry.
 pub const MAX_PIECE: u32 = 1 << 20;
@@ -35,4 +42,83 @@ pub enum FetchAnswer {
     NotFound,
     /// The peer serves as many as it will at the moment.
     Busy,
+}
+
+doors!(FetchRequest, 64);
+doors!(FetchAnswer, MAX_PIECE as usize + 64);
+
+impl TryFrom<proto::FetchRequest> for FetchRequest {
+    type Error = BadMessage;
+
+    fn try_from(request: proto::FetchRequest) -> Result<Self, BadMessage> {
+        Ok(Self {
+            blob: BlobHash::new(array("fetch blob", &request.blob)?),
+            offset: within("fetch offset", request.offset, 0..=MAX_BLOB)?,
+            length: within("fetch length", request.length, 1..=MAX_PIECE)?,
+        })
+    }
+}
+
+impl From<&FetchRequest> for proto::FetchRequest {
+    fn from(request: &FetchRequest) -> Self {
+        Self { blob: request.blob.as_bytes().to_vec().into(), offset: request.offset, length: request.length }
+    }
+}
+
+impl TryFrom<proto::FetchAnswer> for FetchAnswer {
+    type Error = BadMessage;
+
+    fn try_from(answer: proto::FetchAnswer) -> Result<Self, BadMessage> {
+        match required("fetch answer", answer.kind)? {
+            proto::fetch_answer::Kind::Piece(proto::Piece { total, data }) => {
+                let total = within("blob length", total, 0..=MAX_BLOB)?;
+                at_most("piece", data.len(), (MAX_PIECE as usize).min(usize::try_from(total).unwrap_or(usize::MAX)))?;
+                Ok(Self::Piece { total, data })
+            }
+            proto::fetch_answer::Kind::NotFound(_) => Ok(Self::NotFound),
+            proto::fetch_answer::Kind::Busy(_) => Ok(Self::Busy),
+        }
+    }
+}
+
+impl From<&FetchAnswer> for proto::FetchAnswer {
+    fn from(answer: &FetchAnswer) -> Self {
+        let kind = match answer {
+            FetchAnswer::Piece { total, data } => {
+                proto::fetch_answer::Kind::Piece(proto::Piece { total: *total, data: data.clone() })
+            }
+            FetchAnswer::NotFound => proto::fetch_answer::Kind::NotFound(proto::Nothing {}),
+            FetchAnswer::Busy => proto::fetch_answer::Kind::Busy(proto::Nothing {}),
+        };
+        Self { kind: Some(kind) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::samples;
+
+    #[test]
+    fn a_request_asks_for_something_of_a_blob_that_can_be() {
+        let request = FetchRequest { blob: samples::blob(1), offset: 0, length: 1 };
+        let refused = |request: FetchRequest| FetchRequest::decode(&request.encode()).is_err();
+
+        assert!(!refused(request));
+        assert!(refused(FetchRequest { length: 0, ..request }));
+        assert!(refused(FetchRequest { length: MAX_PIECE + 1, ..request }));
+        assert!(refused(FetchRequest { offset: MAX_BLOB + 1, ..request }));
+    }
+
+    #[test]
+    fn a_piece_is_no_longer_than_its_blob_or_the_limit() {
+        let piece = |total, length| FetchAnswer::Piece { total, data: vec![7; length].into() };
+        let refused = |answer: FetchAnswer| FetchAnswer::decode(&answer.encode()).is_err();
+
+        assert!(!refused(piece(MAX_BLOB, MAX_PIECE as usize)));
+        assert!(!refused(piece(0, 0)));
+        assert!(refused(piece(4, 5)));
+        assert!(refused(piece(MAX_BLOB, MAX_PIECE as usize + 1)));
+        assert!(refused(piece(MAX_BLOB + 1, 1)));
+    }
 }

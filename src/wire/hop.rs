@@ -14,6 +14,11 @@ use crate::ids::Step;
 use crate::ids::Token;
 use crate::shape::WireDtype;
 
+mod codec;
+
+pub use codec::EncodedForward;
+pub use codec::Pending;
+
 /// The largest payload of a frame: 1,024 positions of width 8,192 in f32 is 32 MiB.
 pub const MAX_PAYLOAD: u32 = 32 << 20;
 

@@ -1,5 +1,7 @@
 //! A peer's signed, gossiped statement of what it has and can do; at most 512 bytes.
 
+mod codec;
+
 use crate::amounts::Bytes;
 use crate::amounts::Span;
 use crate::ids::BootSeq;
@@ -7,6 +9,27 @@ use crate::ids::ModelId;
 use crate::ids::PeerKey;
 use crate::shape::WeightFormat;
 use crate::units::UnitRange;
+
+/// The most bytes of a profile's body.
+pub const MAX_PROFILE: usize = 512;
+
+/// The longest time that a peer may ask to be believed (arbitrary; ten thousand peers announce every 200 s).
+pub const MAX_VALID_FOR: Span = Span::seconds(3_600);
+
+/// The most devices of one profile.
+pub const MAX_DEVICES: usize = 4;
+
+/// The most weight formats of one profile (arbitrary; GGUF has about 30).
+pub const MAX_FORMATS: usize = 32;
+
+/// The longest name of an arithmetic class, in bytes.
+pub const MAX_ARITHMETIC: usize = 32;
+
+/// The most holdings of one profile.
+pub const MAX_HOLDINGS: usize = 8;
+
+/// The most round trips of one profile.
+pub const MAX_ROUND_TRIPS: usize = 8;
 
 /// What a peer says about itself.
 #[derive(Clone, Debug, PartialEq, Eq)]

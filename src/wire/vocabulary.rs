@@ -1,6 +1,45 @@
 //! A model's vocabulary: what a requester needs to turn text into token ids and back. Stored and fetched as one blob.
+//!
+//! Its bytes, all numbers little-endian:
+//!
+//! | bytes | what |
+//! |---|---|
+//! | 4 | mark, `BRGV` |
+//! | 2 | version, 1 |
+//! | 1 | kind: 0 SentencePiece, 1 byte pairs |
+//! | 1 + n | byte pairs: name of the pre-tokenizer |
+//! | 4 | how many tokens |
+//! | 2 + n each | the tokens' texts |
+//! | 1 each | the tokens' types |
+//! | 1 (+ 4 each) | 1 and the tokens' scores (f32), or 0 |
+//! | 4 | how many merges |
+//! | 2 + n each | the merges |
+//! | 1 (+ 4) | 1 and the beginning of sequence, or 0 |
+//! | 1, 1 | whether it is put before every text; whether a space is |
+//! | 1 + 4 each | how many ids end a generation, and those |
+//! | 1 (+ 4 + n) | 1 and the chat template, or 0 |
+//!
+//! One vocabulary has exactly one encoding: what is accepted encodes to the same bytes again.
 
+use crate::ids::BlobHash;
 use crate::ids::Token;
+
+mod codec;
+
+/// The longest text of a token or a merge, in bytes (arbitrary; the longest in use are runs of a few hundred spaces).
+pub const MAX_TOKEN_TEXT: usize = 8_192;
+
+/// The most merges (arbitrary; the most in use are about 515,000).
+pub const MAX_MERGES: usize = 1 << 21;
+
+/// The most ids that end a generation; as many as a tail takes.
+pub const MAX_ENDS: usize = crate::wire::control::MAX_END_OF_GENERATION;
+
+/// The longest chat template, in bytes (arbitrary; the longest in use take about 20,000).
+pub const MAX_TEMPLATE: usize = 1 << 20;
+
+/// The longest name of a pre-tokenizer, in bytes.
+pub const MAX_PRE: usize = 64;
 
 /// The tokenizer and chat template of a model, as GGUF's metadata gives them.
 #[derive(Clone, Debug, PartialEq)]
@@ -54,4 +93,11 @@ pub enum TokenType {
     Unused,
     /// One raw byte, written `<0x0A>` (6).
     Byte,
+}
+
+impl Vocabulary {
+    /// The hash by which a manifest names this vocabulary and peers fetch it: blake3 of the encoding.
+    pub fn hash(&self) -> BlobHash {
+        BlobHash::new(*blake3::hash(&self.encode()).as_bytes())
+    }
 }

@@ -1,0 +1,210 @@
+//! One answer under way: from the node's deliveries to text that can be shown.
+
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+
+use crate::amounts::Time;
+use crate::clock::Clock;
+use crate::daemon::handle::GenerateError;
+use crate::daemon::handle::GenerationEvent;
+use crate::daemon::handle::TokenView;
+use crate::daemon::views::StageView;
+use crate::daemon::views::SummaryView;
+use crate::ids::ModelId;
+use crate::ids::RequestId;
+use crate::ids::Token;
+use crate::node::io::Delivery;
+use crate::node::io::Finish;
+use crate::node::io::Input;
+use crate::session::text::Shown;
+use crate::session::text::TextAssembler;
+use crate::units::Chain;
+use crate::weights::tokenizer::Tokenizer;
+use crate::wire::control::TailFinish;
+use crate::wire::control::TokenLogprobs;
+
+/// What an answer's task works with.
+pub(super) struct Answer {
+    pub(super) request: RequestId,
+    pub(super) model: ModelId,
+    pub(super) prompt_tokens: u32,
+    pub(super) tokenizer: Arc<Tokenizer>,
+    pub(super) text: TextAssembler,
+    pub(super) deliveries: mpsc::Receiver<Delivery>,
+    pub(super) events: mpsc::Sender<GenerationEvent>,
+    pub(super) inputs: mpsc::Sender<Input>,
+    pub(super) clock: Clock,
+    pub(super) submitted: Time,
+}
+
+/// What was seen of the answer so far.
+#[derive(Default)]
+struct Progress {
+    chain: Option<Chain>,
+    leased: Time,
+    first: Option<Time>,
+    last: Time,
+    /// Tokens that are not wholly shown yet.
+    waiting: Vec<TokenView>,
+    /// Tokens wholly shown.
+    shown: usize,
+    ending: Ending,
+}
+
+/// Whether a stop string was found.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum Ending {
+    #[default]
+    Open,
+    StopString,
+}
+
+/// Whether to go on.
+enum Then {
+    Wait,
+    End,
+}
+
+impl Answer {
+    /// Runs until the answer has ended or its reader has gone, which cancels it.
+    pub(super) async fn run(mut self) {
+        let mut progress = Progress::default();
+        loop {
+            let delivery = tokio::select! {
+                delivery = self.deliveries.recv() => delivery,
+                () = self.events.closed() => {
+                    self.tell(Input::Cancel(self.request)).await;
+                    return;
+                }
+            };
+            let Some(delivery) = delivery else {
+                // The daemon gave up on it: its queue was full, or the peer has stopped.
+                let _ = self.events.send(GenerationEvent::Failed(GenerateError::SlowReader)).await;
+                return;
+            };
+            if let Then::End = self.take(&mut progress, delivery).await {
+                return;
+            }
+        }
+    }
+
+    async fn take(&mut self, progress: &mut Progress, delivery: Delivery) -> Then {
+        match delivery {
+            Delivery::Started(chain) => {
+                let stages = chain.stages().iter();
+                let named = stages.map(|stage| (stage.peer.to_string(), stage.range.to_string())).collect();
+                progress.leased = self.clock.now();
+                progress.chain = Some(chain);
+                self.show(GenerationEvent::Started(named)).await
+            }
+            Delivery::Token { token, logprobs, .. } => self.token(progress, token, logprobs).await,
+            Delivery::Finished(finish) => {
+                self.flush(progress).await;
+                let summary = self.summary(progress, &finish);
+                self.show(GenerationEvent::Finished(Box::new(summary))).await;
+                Then::End
+            }
+            Delivery::Failed(failure) => {
+                self.flush(progress).await;
+                self.show(GenerationEvent::Failed(failure.into())).await;
+                Then::End
+            }
+        }
+    }
+
+    async fn token(&mut self, progress: &mut Progress, token: Token, logprobs: Option<TokenLogprobs>) -> Then {
+        let now = self.clock.now();
+        progress.first.get_or_insert(now);
+        progress.last = now;
+        if progress.ending == Ending::StopString || self.tokenizer.ends_generation(token) {
+            return Then::Wait;
+        }
+        let view = self.view(token, logprobs);
+        let shown = self.text.push(&view.bytes);
+        progress.waiting.push(view);
+        if matches!(shown, Shown::Stopped { .. }) {
+            progress.ending = Ending::StopString;
+            self.tell(Input::Conclude(self.request)).await;
+        }
+        self.shown(progress, shown).await
+    }
+
+    /// Shows what was withheld, unless it was because of a stop string.
+    async fn flush(&mut self, progress: &mut Progress) {
+        if progress.ending == Ending::Open {
+            let rest = self.text.finish();
+            self.shown(progress, rest).await;
+        }
+    }
+
+    async fn shown(&mut self, progress: &mut Progress, shown: Shown) -> Then {
+        let (Shown::Text { text, tokens } | Shown::Stopped { text, tokens }) = shown;
+        let whole = tokens.saturating_sub(progress.shown).min(progress.waiting.len());
+        let tokens: Vec<TokenView> = progress.waiting.drain(..whole).collect();
+        progress.shown += whole;
+        if text.is_empty() && tokens.is_empty() {
+            return Then::Wait;
+        }
+        self.show(GenerationEvent::Text { text, tokens }).await
+    }
+
+    async fn show(&self, event: GenerationEvent) -> Then {
+        if self.events.send(event).await.is_ok() {
+            return Then::Wait;
+        }
+        self.tell(Input::Cancel(self.request)).await;
+        Then::End
+    }
+
+    async fn tell(&self, input: Input) {
+        // A daemon that has stopped has freed everything.
+        let _ = self.inputs.send(input).await;
+    }
+
+    fn view(&self, id: Token, logprobs: Option<TokenLogprobs>) -> TokenView {
+        let piece = |token| self.tokenizer.piece(token).into_owned();
+        let (logprob, top) = match logprobs {
+            Some(TokenLogprobs { chosen, top }) => {
+                (Some(chosen), top.into_iter().map(|(token, value)| (token, piece(token), value)).collect())
+            }
+            None => (None, Vec::new()),
+        };
+        TokenView { id, bytes: piece(id), logprob, top }
+    }
+
+    fn summary(&self, progress: &Progress, finish: &Finish) -> SummaryView {
+        let stop = progress.ending == Ending::StopString || finish.reason == TailFinish::EndOfGeneration;
+        let first = progress.first.unwrap_or(progress.leased);
+        SummaryView {
+            model: self.model.to_string(),
+            finish_reason: if stop { "stop" } else { "length" }.to_owned(),
+            prompt_tokens: self.prompt_tokens,
+            completion_tokens: u32::try_from(progress.shown).unwrap_or(u32::MAX),
+            chain: self.stages(progress, finish),
+            lease_micros: progress.leased.since(self.submitted).0,
+            first_token_micros: first.since(self.submitted).0,
+            decode_micros: progress.last.since(first).0,
+        }
+    }
+
+    fn stages(&self, progress: &Progress, finish: &Finish) -> Vec<StageView> {
+        let stages = progress.chain.iter().flat_map(|chain| chain.stages());
+        let reports = finish.stages.iter().copied().chain(std::iter::repeat(None));
+        let owed = finish.owed.iter().map(|work| work.0).chain(std::iter::repeat(0));
+        stages
+            .zip(reports)
+            .zip(owed)
+            .map(|((stage, report), owed_mflop)| StageView {
+                peer: stage.peer.to_string(),
+                units: stage.range.to_string(),
+                weights: self.model.to_string(),
+                positions: report.map(|report| report.positions.0),
+                hop_payload_bytes: report.map(|report| report.payload.0),
+                hop_frames: report.map(|report| report.frames),
+                busy_micros: report.map(|report| report.busy.0),
+                owed_mflop,
+            })
+            .collect()
+    }
+}

@@ -1,0 +1,219 @@
+//! Between the node's words for the engine and the engine's own.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::amounts::Position;
+use crate::amounts::Span;
+use crate::engine::command;
+use crate::engine::command::EngineCommand;
+use crate::engine::command::EngineEvent;
+use crate::engine::command::Rewind;
+use crate::engine::command::StepResult;
+use crate::engine::error::StepError;
+use crate::engine::error::StepFault;
+use crate::engine::source::TensorData;
+use crate::engine::source::TensorSource;
+use crate::engine::thread::EngineHandle;
+use crate::engine::thread::SendError;
+use crate::ids::ModelId;
+use crate::node::io::EngineAction;
+use crate::node::io::EngineInput;
+use crate::node::io::StageKey;
+use crate::node::io::StepFailure;
+use crate::node::io::StepInput;
+use crate::node::io::StepOutput;
+use crate::node::io::StepWanted;
+use crate::sampling::History;
+use crate::shape::ModelShape;
+use crate::units::UnitRange;
+use crate::weights::gguf::GgufFile;
+use crate::wire::control::TailOffer;
+
+/// The engine as the node sees it, with what was counted.
+pub(super) struct Bridge {
+    engine: EngineHandle,
+    /// Weights that may be loaded.
+    weights: BTreeMap<ModelId, Weights>,
+    /// The width of the hidden states of every open stage.
+    widths: BTreeMap<StageKey, u32>,
+    /// Steps computed.
+    pub(super) steps: u64,
+    /// Positions computed.
+    pub(super) positions: u64,
+    /// Time in the engine.
+    pub(super) busy: Span,
+}
+
+#[derive(Clone)]
+struct Weights {
+    shape: ModelShape,
+    file: Arc<GgufFile>,
+}
+
+impl Bridge {
+    pub(super) fn new(engine: EngineHandle) -> Self {
+        Self { engine, weights: BTreeMap::new(), widths: BTreeMap::new(), steps: 0, positions: 0, busy: Span::ZERO }
+    }
+
+    /// Makes a model's weights known, so that the node may have units of it loaded.
+    pub(super) fn offer(&mut self, model: ModelId, shape: ModelShape, file: Arc<GgufFile>) {
+        self.weights.insert(model, Weights { shape, file });
+    }
+
+    /// Hands an action to the engine. What it refuses at once comes back.
+    pub(super) fn perform(&mut self, action: EngineAction) -> Option<EngineInput> {
+        let failure = refusal(&action);
+        let Some(command) = self.command(action) else {
+            return failure.map(|fail| fail("the weights of the model are not here"));
+        };
+        match self.engine.try_send(command) {
+            Ok(()) => None,
+            Err(error @ (SendError::Busy(_) | SendError::Stopped)) => failure.map(|fail| fail(&error.to_string())),
+        }
+    }
+
+    /// What an event of the engine tells the node, if anything.
+    pub(super) fn event(&mut self, event: EngineEvent) -> Option<EngineInput> {
+        match event {
+            EngineEvent::Loading { .. }
+            | EngineEvent::Unloaded { .. }
+            | EngineEvent::Opened { .. }
+            | EngineEvent::Stopped => None,
+            EngineEvent::Loaded { model, range, bytes, took } => {
+                tracing::info!(model = %model.short(), %range, %bytes, %took, "units loaded");
+                // Nothing was computed yet; the node measures with the first steps.
+                Some(EngineInput::Loaded(model, range, Span::ZERO))
+            }
+            EngineEvent::LoadFailed { model, range, error } => {
+                tracing::error!(model = %model.short(), %range, %error, "units could not be loaded");
+                Some(EngineInput::LoadFailed(model, range, error.to_string()))
+            }
+            EngineEvent::OpenFailed { key, error } => {
+                Some(EngineInput::StepFailed(node_key(key), StepFailure::Engine(error.to_string())))
+            }
+            EngineEvent::Stepped { key, first, count, result, took } => {
+                self.steps += 1;
+                self.positions += u64::from(count);
+                self.busy = self.busy.plus(took);
+                Some(stepped(node_key(key), first.plus(Position(count)), result, took))
+            }
+        }
+    }
+
+    fn command(&mut self, action: EngineAction) -> Option<EngineCommand> {
+        Some(match action {
+            EngineAction::Load(model, range) => {
+                let Weights { shape, file } = self.weights.get(&model)?.clone();
+                let source = Arc::new(FileSource(file));
+                EngineCommand::Load(command::Load { model, shape, range, source })
+            }
+            EngineAction::Unload(model, range) => EngineCommand::Unload { model, range },
+            EngineAction::Open { key, model, range, capacity, tail } => {
+                self.widths.insert(key, self.weights.get(&model)?.shape.width);
+                let (key, tail) = (engine_key(key), tail.map(tail_state));
+                // A stage rounds at its cuts only, which is where its payloads are written.
+                let rounding = Vec::new();
+                EngineCommand::Open(Box::new(command::Open { key, model, range, capacity, rounding, tail }))
+            }
+            EngineAction::Step { key, first, input, wanted } => {
+                let width = *self.widths.get(&key)?;
+                EngineCommand::Step(step(engine_key(key), first, input, width, wanted))
+            }
+            EngineAction::Free(key) => {
+                self.widths.remove(&key);
+                EngineCommand::Free { key: engine_key(key) }
+            }
+        })
+    }
+}
+
+/// What the node is told if the action cannot be handed over.
+fn refusal(action: &EngineAction) -> Option<impl FnOnce(&str) -> EngineInput + use<>> {
+    let subject = match action {
+        EngineAction::Load(model, range) => Err((*model, *range)),
+        EngineAction::Open { key, .. } | EngineAction::Step { key, .. } => Ok(*key),
+        EngineAction::Unload(..) | EngineAction::Free(_) => return None,
+    };
+    Some(move |reason: &str| match subject {
+        Ok(key) => EngineInput::StepFailed(key, StepFailure::Engine(reason.to_owned())),
+        Err((model, range)) => EngineInput::LoadFailed(model, range, reason.to_owned()),
+    })
+}
+
+fn tail_state(tail: TailOffer) -> command::TailState {
+    command::TailState {
+        parameters: tail.parameters,
+        prompt_length: tail.prompt_length,
+        history: History::new(tail.history),
+    }
+}
+
+fn step(
+    key: command::StageKey,
+    first: Position,
+    input: StepInput,
+    width: u32,
+    wanted: StepWanted,
+) -> command::Step {
+    let (input, rows) = match input {
+        StepInput::Tokens(tokens) => {
+            let rows = tokens.len() as u64;
+            (command::StepInput::Tokens(tokens), rows)
+        }
+        StepInput::Hidden(payload, dtype) => {
+            let rows = payload.len() as u64 / dtype.row_bytes(width).max(1);
+            (command::StepInput::Hidden { payload, dtype }, rows)
+        }
+    };
+    let count = u32::try_from(rows).unwrap_or(u32::MAX);
+    let output = match wanted {
+        StepWanted::Hidden(dtype) => command::StepOutput::Hidden(dtype),
+        StepWanted::Token => command::StepOutput::Sample,
+        StepWanted::Nothing => command::StepOutput::Nothing,
+    };
+    command::Step { key, input, first, count, rewind: Rewind::Allow, output }
+}
+
+fn stepped(key: StageKey, end: Position, result: Result<StepResult, StepError>, took: Span) -> EngineInput {
+    let output = match result {
+        Ok(StepResult::Hidden(payload)) => StepOutput::Hidden(payload),
+        Ok(StepResult::Sampled(choice)) => StepOutput::Sampled { token: choice.token, logprobs: choice.logprobs },
+        Ok(StepResult::Nothing) => StepOutput::Nothing,
+        Err(error) => return EngineInput::StepFailed(key, failure(&error)),
+    };
+    EngineInput::Stepped { key, end, output, took }
+}
+
+fn failure(error: &StepError) -> StepFailure {
+    match error.fault() {
+        StepFault::Request => StepFailure::NonFinite,
+        StepFault::Sender => StepFailure::BadInput,
+        StepFault::Local => StepFailure::Engine(error.to_string()),
+    }
+}
+
+const fn engine_key(key: StageKey) -> command::StageKey {
+    command::StageKey { session: key.session, stage: key.stage }
+}
+
+const fn node_key(key: command::StageKey) -> StageKey {
+    StageKey { session: key.session, stage: key.stage }
+}
+
+/// A GGUF file as the engine reads it.
+pub struct FileSource(pub Arc<GgufFile>);
+
+impl std::fmt::Debug for FileSource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("FileSource").finish_non_exhaustive()
+    }
+}
+
+impl TensorSource for FileSource {
+    fn tensor(&self, name: &str) -> Option<TensorData<'_>> {
+        let view = self.0.tensor(name)?;
+        Some(TensorData { format: view.format, dimensions: view.dimensions.to_vec(), bytes: view.bytes })
+    }
+}
+

@@ -1,0 +1,184 @@
+//! Loading the tensors of a unit range, checked before they are used.
+
+use std::sync::Arc;
+
+use crate::amounts::Bytes;
+use crate::engine::block::Block;
+use crate::engine::block::Norm;
+use crate::engine::error::LoadError;
+use crate::engine::matrix::Matrix;
+use crate::engine::source::TensorData;
+use crate::engine::source::TensorSource;
+use crate::shape::ModelShape;
+use crate::shape::RopeScaling;
+use crate::shape::WeightFormat;
+
+/// The divisors of rotary frequencies, where a model brings them.
+const ROPE_DIVISORS: &str = "rope_freqs.weight";
+
+/// Reads tensors of one model and counts their bytes.
+pub(super) struct Loader<'a> {
+    pub(super) shape: ModelShape,
+    source: &'a dyn TensorSource,
+    progress: &'a mut dyn FnMut(Bytes),
+    loaded: Bytes,
+}
+
+impl<'a> Loader<'a> {
+    /// # Errors
+    /// [`LoadError::BadShape`] if the hyper-parameters contradict themselves.
+    pub(super) fn new(
+        shape: ModelShape,
+        source: &'a dyn TensorSource,
+        progress: &'a mut dyn FnMut(Bytes),
+    ) -> Result<Self, LoadError> {
+        check(&shape)?;
+        Ok(Self { shape, source, progress, loaded: Bytes::ZERO })
+    }
+
+    /// Bytes of the tensors read so far.
+    pub(super) fn loaded(&self) -> Bytes {
+        self.loaded
+    }
+
+    /// The token embedding, or the output head that it is tied to.
+    pub(super) fn embedding(&mut self) -> Result<Arc<Matrix>, LoadError> {
+        self.matrix("token_embd.weight".to_owned(), self.shape.width, self.shape.vocab).map(Arc::new)
+    }
+
+    /// The output head of an untied model.
+    pub(super) fn head(&mut self) -> Result<Arc<Matrix>, LoadError> {
+        self.matrix("output.weight".to_owned(), self.shape.width, self.shape.vocab).map(Arc::new)
+    }
+
+    /// The norm before the output head.
+    pub(super) fn head_norm(&mut self) -> Result<Norm, LoadError> {
+        self.norm("output_norm.weight".to_owned())
+    }
+
+    /// Transformer block `index`, from 0.
+    pub(super) fn block(&mut self, index: u16) -> Result<Block, LoadError> {
+        let ModelShape { width, feed_forward, .. } = self.shape;
+        let (query, kv) = (self.shape.heads * self.shape.head_dim, self.shape.kv_width());
+        let name = |part: &str| format!("blk.{index}.{part}.weight");
+        Ok(Block {
+            attention_norm: self.norm(name("attn_norm"))?,
+            query: self.matrix(name("attn_q"), width, query)?,
+            key: self.matrix(name("attn_k"), width, kv)?,
+            value: self.matrix(name("attn_v"), width, kv)?,
+            output: self.matrix(name("attn_output"), query, width)?,
+            feed_norm: self.norm(name("ffn_norm"))?,
+            gate: self.matrix(name("ffn_gate"), width, feed_forward)?,
+            up: self.matrix(name("ffn_up"), width, feed_forward)?,
+            down: self.matrix(name("ffn_down"), feed_forward, width)?,
+        })
+    }
+
+    /// The divisors of the rotary frequencies, if the shape says that the model brings them.
+    pub(super) fn rope_divisors(&mut self) -> Result<Option<Vec<f32>>, LoadError> {
+        if self.shape.rope.scaling != RopeScaling::Tensor {
+            return Ok(None);
+        }
+        let divisors = self.vector(ROPE_DIVISORS.to_owned(), self.shape.rope.dimensions / 2)?;
+        if divisors.iter().any(|divisor| *divisor <= 0.0) {
+            return Err(LoadError::BadValue { name: ROPE_DIVISORS.to_owned() });
+        }
+        Ok(Some(divisors))
+    }
+
+    fn norm(&mut self, name: String) -> Result<Norm, LoadError> {
+        Ok(Norm { weight: self.vector(name, self.shape.width)?, epsilon: self.shape.norm_eps })
+    }
+
+    fn vector(&mut self, name: String, length: u32) -> Result<Vec<f32>, LoadError> {
+        let data = self.data(&name, &[u64::from(length)])?;
+        let mut values = vec![0.0; length as usize];
+        Matrix::new(data.format, 1, length as usize, data.bytes).row(0, &mut values);
+        if values.iter().any(|value| !value.is_finite()) {
+            return Err(LoadError::BadValue { name });
+        }
+        Ok(values)
+    }
+
+    fn matrix(&mut self, name: String, columns: u32, rows: u32) -> Result<Matrix, LoadError> {
+        let data = self.data(&name, &[u64::from(columns), u64::from(rows)])?;
+        Ok(Matrix::new(data.format, rows as usize, columns as usize, data.bytes))
+    }
+
+    /// The tensor of that name with its dimensions and length checked.
+    fn data(&mut self, name: &str, expected: &[u64]) -> Result<TensorData<'a>, LoadError> {
+        let name = || name.to_owned();
+        let data = self.source.tensor(&name()).ok_or_else(|| LoadError::Missing { name: name() })?;
+        if data.dimensions != expected {
+            return Err(LoadError::WrongDimensions { name: name(), expected: expected.to_vec(), got: data.dimensions });
+        }
+        let (columns, block) = (expected[0], data.format.block_elements());
+        if !columns.is_multiple_of(block) {
+            return Err(LoadError::RaggedRows { name: name(), columns, block });
+        }
+        let length = length_of(data.format, expected);
+        if data.bytes.len() as u64 != length {
+            return Err(LoadError::WrongLength { name: name(), expected: length, got: data.bytes.len() as u64 });
+        }
+        self.loaded = self.loaded.plus(Bytes(length));
+        (self.progress)(self.loaded);
+        Ok(data)
+    }
+}
+
+/// Bytes of a tensor; the largest number if they overflow, which no slice has.
+fn length_of(format: WeightFormat, dimensions: &[u64]) -> u64 {
+    let elements = dimensions.iter().try_fold(1_u64, |product, dimension| product.checked_mul(*dimension));
+    elements.and_then(|elements| format.bytes(elements)).map_or(u64::MAX, |bytes| bytes.0)
+}
+
+fn check(shape: &ModelShape) -> Result<(), LoadError> {
+    let refuse = |reason| Err(LoadError::BadShape { reason });
+    let sizes =
+        [shape.width, shape.heads, shape.kv_heads, shape.head_dim, shape.feed_forward, shape.vocab, shape.context];
+    // 2²⁴ keeps every product of two sizes far from overflow; the largest public models stay below 2¹⁸.
+    if sizes.iter().any(|size| !(1..=1 << 24).contains(size)) {
+        return refuse("a size is 0 or above 2^24");
+    }
+    if shape.blocks == 0 || shape.blocks > u16::MAX - 2 {
+        return refuse("the number of blocks is 0 or too large");
+    }
+    if !shape.heads.is_multiple_of(shape.kv_heads) {
+        return refuse("key/value heads do not divide the query heads");
+    }
+    if u64::from(shape.heads) * u64::from(shape.head_dim) > 1 << 24 {
+        return refuse("the heads together are above 2^24 elements");
+    }
+    if !(shape.norm_eps.is_finite() && shape.norm_eps >= 0.0) {
+        return refuse("the epsilon of the norms is negative or not finite");
+    }
+    check_rope(shape)
+}
+
+fn check_rope(shape: &ModelShape) -> Result<(), LoadError> {
+    let refuse = |reason| Err(LoadError::BadShape { reason });
+    let above_zero = |value: f32| value.is_finite() && value > 0.0;
+    let rope = &shape.rope;
+    if rope.dimensions == 0 || !rope.dimensions.is_multiple_of(2) || rope.dimensions > shape.head_dim {
+        return refuse("the rotated dimensions are 0, odd, or more than a head has");
+    }
+    if !above_zero(rope.base) {
+        return refuse("the base of the rotary frequencies is not above 0");
+    }
+    match rope.scaling {
+        RopeScaling::None | RopeScaling::Tensor => Ok(()),
+        RopeScaling::Linear { factor } if above_zero(factor) => Ok(()),
+        RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_context }
+            if above_zero(factor)
+                && above_zero(low_freq_factor)
+                && above_zero(high_freq_factor)
+                && high_freq_factor > low_freq_factor
+                && original_context > 0 =>
+        {
+            Ok(())
+        }
+        RopeScaling::Linear { .. } | RopeScaling::Llama3 { .. } => {
+            refuse("the rotary scaling's factors are not possible")
+        }
+    }
+}

@@ -1,0 +1,306 @@
+//! A unit range of a model, loaded, and what it computes.
+
+use std::sync::Arc;
+
+use crate::amounts::Bytes;
+use crate::amounts::Position;
+use crate::engine::attention::Heads;
+use crate::engine::block::Block;
+use crate::engine::block::Norm;
+use crate::engine::cache::BlockCache;
+use crate::engine::error::LoadError;
+use crate::engine::error::OpenError;
+use crate::engine::error::StepError;
+use crate::engine::load::Loader;
+use crate::engine::matrix::Matrix;
+use crate::engine::payload::round_as_sent;
+use crate::engine::rope::Rotation;
+use crate::engine::source::TensorSource;
+use crate::ids::Token;
+use crate::shape::ModelShape;
+use crate::shape::WireDtype;
+use crate::units::UnitRange;
+
+/// The weights of a unit range and the arithmetic over them.
+///
+/// What a unit computes for a position depends on its weights and on the earlier positions of the session alone: not on the
+/// range it was loaded with, on how positions were cut into steps, on the number of threads, or on other sessions. So
+/// a split model equals the unsplit one bit for bit.
+#[derive(Debug)]
+pub struct StageModel {
+    shape: ModelShape,
+    range: UnitRange,
+    bytes: Bytes,
+    rotation: Rotation,
+    embedding: Option<Arc<Matrix>>,
+    /// The blocks of the range, ascending.
+    blocks: Vec<Block>,
+    head: Option<Head>,
+}
+
+#[derive(Debug)]
+struct Head {
+    norm: Norm,
+    output: Arc<Matrix>,
+}
+
+impl StageModel {
+    /// Copies the tensors of `range`, and no others, out of `source`.
+    ///
+    /// - `progress`: called after each tensor with the bytes read so far
+    ///
+    /// # Errors
+    /// [`LoadError`] with the first tensor that is missing or not as the shape says.
+    pub fn load(
+        shape: ModelShape,
+        range: UnitRange,
+        source: &dyn TensorSource,
+        progress: &mut dyn FnMut(Bytes),
+    ) -> Result<Self, LoadError> {
+        let mut loader = Loader::new(shape, source, progress)?;
+        if range.end() > shape.units() {
+            return Err(LoadError::OutsideModel { range, units: shape.units() });
+        }
+        let embedding = range.contains(0).then(|| loader.embedding()).transpose()?;
+        let blocks = range.iter().filter(|unit| (1..=shape.blocks).contains(unit));
+        let blocks = blocks.map(|unit| loader.block(unit - 1)).collect::<Result<Vec<_>, _>>()?;
+        let divisors = if blocks.is_empty() { None } else { loader.rope_divisors()? };
+        let head = range.contains(shape.head_unit()).then(|| load_head(&mut loader, embedding.as_ref())).transpose()?;
+        let rotation = Rotation::new(&shape.rope, divisors.as_deref());
+        Ok(Self { shape, range, bytes: loader.loaded(), rotation, embedding, blocks, head })
+    }
+
+    /// The units loaded.
+    pub fn range(&self) -> UnitRange {
+        self.range
+    }
+
+    /// The model's hyper-parameters.
+    pub fn shape(&self) -> &ModelShape {
+        &self.shape
+    }
+
+    /// Bytes of the weights held.
+    pub fn bytes(&self) -> Bytes {
+        self.bytes
+    }
+
+    /// Opens a session on `range`, which may be a part of what is loaded.
+    ///
+    /// - `capacity`: positions at most; key/value memory grows up to `ModelShape::kv_bytes` of it as they are used
+    /// - `rounding`: unit boundaries at which hidden states are rounded; those strictly inside `range` are applied here,
+    ///   the others where states are sent
+    ///
+    /// # Errors
+    /// [`OpenError`] if the range is not loaded or the capacity is not possible.
+    pub fn open(
+        &self,
+        range: UnitRange,
+        capacity: Position,
+        rounding: &[(u16, WireDtype)],
+    ) -> Result<SessionState, OpenError> {
+        if !self.range.covers(range) {
+            return Err(OpenError::NotLoaded { range });
+        }
+        let context = Position(self.shape.context);
+        if capacity == Position::ZERO || capacity > context {
+            return Err(OpenError::BadCapacity { got: capacity, context });
+        }
+        let width = self.shape.kv_width() as usize;
+        let caches = (0..self.shape.blocks_in(range)).map(|_| BlockCache::new(width, capacity.0 as usize));
+        let inside = rounding.iter().filter(|(boundary, _)| range.start() < *boundary && *boundary < range.end());
+        Ok(SessionState {
+            range,
+            capacity,
+            length: Position::ZERO,
+            caches: caches.collect(),
+            rounding: inside.copied().collect(),
+        })
+    }
+
+    /// Feeds the positions that follow the session's last through its range and appends them to its cache.
+    ///
+    /// - `input`: token ids if the range begins with the embedding, else hidden states `[positions, width]`
+    /// - `first`: absolute position of the first; must be the session's length
+    ///
+    /// Returns hidden states `[positions, width]`, or, where the range ends the model, the logits of the last
+    /// position, `[vocabulary]`, if wanted.
+    ///
+    /// # Errors
+    /// [`StepError`]; the session's length is then unchanged, so that the step may be repeated.
+    pub fn forward(
+        &self,
+        session: &mut SessionState,
+        input: StageInput<'_>,
+        first: Position,
+        want: WantLogits,
+    ) -> Result<StageOutput, StepError> {
+        let mut hidden = self.enter(session.range, input)?;
+        let count = hidden.len() / self.shape.width as usize;
+        let end = session.admit(first, count)?;
+        let angles = self.rotation.angles(first.0 as usize, count);
+        let blocks = self.shape.blocks_in(session.range);
+        let first_unit = session.range.start().max(1);
+        let offset = usize::from(first_unit - self.range.start().max(1));
+        for (index, unit) in (0..usize::from(blocks)).zip(first_unit..) {
+            session.round(unit, &mut hidden);
+            let cache = &mut session.caches[index];
+            self.blocks[offset + index].forward(&mut hidden, cache, first.0 as usize, &angles, self.heads());
+        }
+        if session.range.contains(self.shape.head_unit()) {
+            session.round(self.shape.head_unit(), &mut hidden);
+        }
+        let output = self.leave(session.range, hidden, want)?;
+        session.length = end;
+        Ok(output)
+    }
+
+    fn heads(&self) -> Heads {
+        let ModelShape { heads, kv_heads, head_dim, .. } = self.shape;
+        Heads { query: heads as usize, kv: kv_heads as usize, dim: head_dim as usize }
+    }
+
+    /// Checks the input and turns it into hidden states.
+    fn enter(&self, range: UnitRange, input: StageInput<'_>) -> Result<Vec<f32>, StepError> {
+        let width = self.shape.width as usize;
+        let wrong = |expected| Err(StepError::WrongInput { range, expected });
+        match input {
+            StageInput::Tokens([]) | StageInput::Hidden([]) => Err(StepError::Empty),
+            StageInput::Tokens(tokens) => match &self.embedding {
+                Some(embedding) if range.contains(0) => self.embed(embedding, tokens),
+                _ => wrong("hidden states"),
+            },
+            StageInput::Hidden(_) if range.contains(0) => wrong("tokens"),
+            StageInput::Hidden(hidden) if !hidden.len().is_multiple_of(width) => {
+                Err(StepError::WrongLength { expected: hidden.len().next_multiple_of(width), got: hidden.len() })
+            }
+            StageInput::Hidden(hidden) if !all_finite(hidden) => Err(StepError::NonFiniteInput),
+            StageInput::Hidden(hidden) => Ok(hidden.to_vec()),
+        }
+    }
+
+    fn embed(&self, embedding: &Matrix, tokens: &[Token]) -> Result<Vec<f32>, StepError> {
+        let width = self.shape.width as usize;
+        let mut hidden = vec![0.0; tokens.len() * width];
+        for (token, row) in tokens.iter().zip(hidden.chunks_exact_mut(width)) {
+            if token.0 >= self.shape.vocab {
+                return Err(StepError::OutsideVocabulary { token: *token, vocabulary: self.shape.vocab });
+            }
+            embedding.row(token.0 as usize, row);
+        }
+        Ok(hidden)
+    }
+
+    fn leave(&self, range: UnitRange, hidden: Vec<f32>, want: WantLogits) -> Result<StageOutput, StepError> {
+        if !all_finite(&hidden) {
+            return Err(StepError::NonFinite);
+        }
+        let Some(head) = self.head.as_ref().filter(|_| range.contains(self.shape.head_unit())) else {
+            return Ok(StageOutput::Hidden(hidden));
+        };
+        match want {
+            WantLogits::None => Ok(StageOutput::Nothing),
+            WantLogits::LastRow => {
+                let last = &hidden[hidden.len() - self.shape.width as usize..];
+                let logits = head.output.multiply(&head.norm.apply(last));
+                if all_finite(&logits) { Ok(StageOutput::Logits(logits)) } else { Err(StepError::NonFinite) }
+            }
+        }
+    }
+}
+
+fn load_head(loader: &mut Loader<'_>, embedding: Option<&Arc<Matrix>>) -> Result<Head, LoadError> {
+    let norm = loader.head_norm()?;
+    let output = match embedding {
+        Some(embedding) if loader.shape.tied => Arc::clone(embedding),
+        None if loader.shape.tied => loader.embedding()?,
+        _ => loader.head()?,
+    };
+    Ok(Head { norm, output })
+}
+
+fn all_finite(values: &[f32]) -> bool {
+    values.iter().all(|value| value.is_finite())
+}
+
+/// What goes into a stage.
+#[derive(Clone, Copy, Debug)]
+pub enum StageInput<'a> {
+    /// Token ids, for a range that begins with the embedding.
+    Tokens(&'a [Token]),
+    /// Hidden states `[positions, width]`, for any other.
+    Hidden(&'a [f32]),
+}
+
+/// Whether the end of the model computes logits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WantLogits {
+    /// More of the prompt follows.
+    None,
+    /// Of the last position.
+    LastRow,
+}
+
+/// What comes out of a stage.
+#[derive(Clone, Debug, PartialEq)]
+pub enum StageOutput {
+    /// Hidden states `[positions, width]`.
+    Hidden(Vec<f32>),
+    /// Logits of the last position, `[vocabulary]`.
+    Logits(Vec<f32>),
+    /// The model's end, and no logits were wanted.
+    Nothing,
+}
+
+/// What a stage keeps of one session: keys and values of the positions fed.
+#[derive(Debug)]
+pub struct SessionState {
+    range: UnitRange,
+    capacity: Position,
+    length: Position,
+    /// One per block of the range, ascending.
+    caches: Vec<BlockCache>,
+    /// Boundaries inside the range at which hidden states are rounded.
+    rounding: Vec<(u16, WireDtype)>,
+}
+
+impl SessionState {
+    /// Forgets positions from `length` on. A longer length changes nothing.
+    pub fn rewind(&mut self, length: Position) {
+        self.length = self.length.min(length);
+    }
+
+    /// Positions fed.
+    pub fn length(&self) -> Position {
+        self.length
+    }
+
+    /// The units that the session runs through.
+    pub fn range(&self) -> UnitRange {
+        self.range
+    }
+
+    /// Bytes of keys and values allocated; at most `ModelShape::kv_bytes` of the capacity.
+    pub fn bytes(&self) -> Bytes {
+        self.caches.iter().map(BlockCache::bytes).sum()
+    }
+
+    /// Checks that `count` positions from `first` on may follow; returns the length after them.
+    fn admit(&self, first: Position, count: usize) -> Result<Position, StepError> {
+        if first != self.length {
+            return Err(StepError::OutOfOrder { expected: self.length, got: first });
+        }
+        let wanted = first.plus(Position(u32::try_from(count).unwrap_or(u32::MAX)));
+        if wanted > self.capacity {
+            return Err(StepError::Full { capacity: self.capacity, wanted });
+        }
+        Ok(wanted)
+    }
+
+    /// Rounds what enters `unit` if the session says so.
+    fn round(&self, unit: u16, hidden: &mut [f32]) {
+        for (_, dtype) in self.rounding.iter().filter(|(boundary, _)| *boundary == unit) {
+            round_as_sent(hidden, *dtype);
+        }
+    }
+}

@@ -1,0 +1,370 @@
+//! The thread that owns models and sessions, and its handle.
+
+use std::any::Any;
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::io;
+use std::num::NonZeroUsize;
+use std::panic::AssertUnwindSafe;
+use std::panic::catch_unwind;
+use std::sync::Arc;
+use std::thread;
+
+use tokio::sync::mpsc;
+
+use crate::amounts::Bytes;
+use crate::amounts::Position;
+use crate::amounts::Span;
+use crate::amounts::Time;
+use crate::engine::command::EngineCommand;
+use crate::engine::command::EngineEvent;
+use crate::engine::command::Load;
+use crate::engine::command::Open;
+use crate::engine::command::Rewind;
+use crate::engine::command::StageKey;
+use crate::engine::command::Step;
+use crate::engine::command::StepInput;
+use crate::engine::command::StepOutput;
+use crate::engine::command::StepResult;
+use crate::engine::command::TailState;
+use crate::engine::error::LoadError;
+use crate::engine::error::OpenError;
+use crate::engine::error::StepError;
+use crate::engine::payload::from_payload;
+use crate::engine::payload::to_payload;
+use crate::engine::stage::SessionState;
+use crate::engine::stage::StageInput;
+use crate::engine::stage::StageModel;
+use crate::engine::stage::StageOutput;
+use crate::engine::stage::WantLogits;
+use crate::ids::ModelId;
+use crate::sampling::Choice;
+use crate::sampling::sample;
+use crate::units::UnitRange;
+
+/// Events waiting for whoever listens. The engine waits when it is full, so it bounds how far the listener may be behind.
+const EVENT_CAPACITY: usize = 1024;
+
+/// Reads the monotonic clock, which this floor may not do by itself.
+pub type Clock = Arc<dyn Fn() -> Time + Send + Sync>;
+
+/// Starts the engine.
+///
+/// - `threads`: how many compute, the engine's own included; nothing else in the process computes
+/// - `capacity`: commands that may wait, at least 1
+///
+/// The listener must never wait to send a command while it does not take events, or the two may wait for each other.
+///
+/// # Errors
+/// The system's, if the threads cannot be started.
+pub fn start(
+    threads: NonZeroUsize,
+    capacity: NonZeroUsize,
+    clock: Clock,
+) -> io::Result<(EngineHandle, mpsc::Receiver<EngineEvent>)> {
+    let (commands, inbox) = mpsc::channel(capacity.get());
+    let (events, outbox) = mpsc::channel(EVENT_CAPACITY);
+    let (ready, started) = std::sync::mpsc::sync_channel(1);
+    let installs = commands.downgrade();
+    thread::Builder::new().name("engine".to_owned()).spawn(move || {
+        // The pool's first worker is this thread, so that a step starts without waking another.
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads.get())
+            .thread_name(|index| format!("engine-{index}"))
+            .use_current_thread()
+            .build();
+        let usable = pool.as_ref().map(|_| ()).map_err(|error| io::Error::other(error.to_string()));
+        let run = usable.is_ok() && ready.send(usable).is_ok();
+        if run {
+            Engine::new(events, installs, clock).run(inbox);
+        }
+    })?;
+    started.recv().map_err(|_| io::Error::other("the engine's threads could not be started"))??;
+    Ok((EngineHandle { commands }, outbox))
+}
+
+/// Sends commands to the engine. When the last handle is dropped, the engine stops.
+#[derive(Clone, Debug)]
+pub struct EngineHandle {
+    commands: mpsc::Sender<Message>,
+}
+
+/// The command came back, and why.
+#[derive(Debug, thiserror::Error)]
+pub enum SendError {
+    /// As many commands wait as may.
+    #[error("the engine has as many commands waiting as it takes")]
+    Busy(Box<EngineCommand>),
+    /// The engine has stopped.
+    #[error("the engine has stopped")]
+    Stopped,
+}
+
+impl EngineHandle {
+    /// Sends a command, waiting while as many as may wait already.
+    ///
+    /// # Errors
+    /// [`SendError::Stopped`].
+    pub async fn send(&self, command: EngineCommand) -> Result<(), SendError> {
+        self.commands.send(Message::Command(command)).await.map_err(|_| SendError::Stopped)
+    }
+
+    /// Sends a command if there is room.
+    ///
+    /// # Errors
+    /// [`SendError`], with the command if there is no room.
+    pub fn try_send(&self, command: EngineCommand) -> Result<(), SendError> {
+        self.commands.try_send(Message::Command(command)).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(Message::Command(command)) => SendError::Busy(Box::new(command)),
+            mpsc::error::TrySendError::Full(Message::Read(_)) | mpsc::error::TrySendError::Closed(_) => {
+                SendError::Stopped
+            }
+        })
+    }
+}
+
+/// What the engine thread takes: commands, and what its loaders have read.
+#[derive(Debug)]
+enum Message {
+    Command(EngineCommand),
+    Read(Box<ReadRange>),
+}
+
+/// A range as a loader leaves it.
+#[derive(Debug)]
+struct ReadRange {
+    model: ModelId,
+    range: UnitRange,
+    result: Result<StageModel, LoadError>,
+    took: Span,
+}
+
+/// Nobody takes the events any more.
+struct Abandoned;
+
+/// What the engine thread owns.
+struct Engine {
+    models: BTreeMap<(ModelId, UnitRange), Arc<StageModel>>,
+    loading: BTreeSet<(ModelId, UnitRange)>,
+    sessions: BTreeMap<StageKey, Session>,
+    events: mpsc::Sender<EngineEvent>,
+    installs: mpsc::WeakSender<Message>,
+    clock: Clock,
+}
+
+struct Session {
+    model: Arc<StageModel>,
+    state: SessionState,
+    tail: Option<TailState>,
+}
+
+impl Engine {
+    fn new(events: mpsc::Sender<EngineEvent>, installs: mpsc::WeakSender<Message>, clock: Clock) -> Self {
+        let (models, loading, sessions) = Default::default();
+        Self { models, loading, sessions, events, installs, clock }
+    }
+
+    fn run(mut self, mut inbox: mpsc::Receiver<Message>) {
+        while let Some(message) = inbox.blocking_recv() {
+            let done = match message {
+                Message::Command(EngineCommand::Stop) => break,
+                Message::Command(EngineCommand::Load(load)) => self.on_load(load),
+                Message::Command(EngineCommand::Unload { model, range }) => self.on_unload(model, range),
+                Message::Command(EngineCommand::Open(open)) => self.on_open(*open),
+                Message::Command(EngineCommand::Step(step)) => self.on_step(step),
+                Message::Command(EngineCommand::Free { key }) => {
+                    self.sessions.remove(&key);
+                    Ok(())
+                }
+                Message::Read(read) => self.on_read(*read),
+            };
+            if done.is_err() {
+                return;
+            }
+        }
+        // If nobody listens, nobody needs to know.
+        let _ = self.emit(EngineEvent::Stopped);
+    }
+
+    fn emit(&self, event: EngineEvent) -> Result<(), Abandoned> {
+        self.events.blocking_send(event).map_err(|_| Abandoned)
+    }
+
+    /// Reads the range on a thread of its own, so that sessions go on meanwhile.
+    fn on_load(&mut self, load: Load) -> Result<(), Abandoned> {
+        let Load { model, range, .. } = load;
+        if let Some(loaded) = self.models.get(&(model, range)) {
+            return self.emit(EngineEvent::Loaded { model, range, bytes: loaded.bytes(), took: Span::ZERO });
+        }
+        if !self.loading.insert((model, range)) {
+            // The load under way will answer both.
+            return Ok(());
+        }
+        let (events, installs, clock) = (self.events.clone(), self.installs.clone(), Arc::clone(&self.clock));
+        let loader = thread::Builder::new().name("engine-load".to_owned());
+        let spawned = loader.spawn(move || {
+            let read = read_range(load, &events, &clock);
+            if let Some(installs) = installs.upgrade() {
+                // If the engine has stopped, nobody waits for the range.
+                let _ = installs.blocking_send(Message::Read(Box::new(read)));
+            }
+        });
+        let Err(error) = spawned else { return Ok(()) };
+        self.loading.remove(&(model, range));
+        let error = LoadError::Panicked { message: error.to_string() };
+        self.emit(EngineEvent::LoadFailed { model, range, error })
+    }
+
+    fn on_read(&mut self, read: ReadRange) -> Result<(), Abandoned> {
+        let ReadRange { model, range, result, took } = read;
+        if !self.loading.remove(&(model, range)) {
+            // Unloaded meanwhile.
+            return Ok(());
+        }
+        match result {
+            Ok(loaded) => {
+                let bytes = loaded.bytes();
+                self.models.insert((model, range), Arc::new(loaded));
+                self.emit(EngineEvent::Loaded { model, range, bytes, took })
+            }
+            Err(error) => self.emit(EngineEvent::LoadFailed { model, range, error }),
+        }
+    }
+
+    fn on_unload(&mut self, model: ModelId, range: UnitRange) -> Result<(), Abandoned> {
+        self.models.remove(&(model, range));
+        self.loading.remove(&(model, range));
+        self.emit(EngineEvent::Unloaded { model, range })
+    }
+
+    fn on_open(&mut self, open: Open) -> Result<(), Abandoned> {
+        let key = open.key;
+        match self.open(open) {
+            Ok(()) => self.emit(EngineEvent::Opened { key }),
+            Err(error) => self.emit(EngineEvent::OpenFailed { key, error }),
+        }
+    }
+
+    fn open(&mut self, open: Open) -> Result<(), OpenError> {
+        let Open { key, model, range, capacity, rounding, tail } = open;
+        if self.sessions.contains_key(&key) {
+            return Err(OpenError::AlreadyOpen);
+        }
+        let mut loaded = self.models.iter().filter(|((id, held), _)| *id == model && held.covers(range));
+        let (_, model) = loaded.next().ok_or(OpenError::NotLoaded { range })?;
+        if tail.is_some() && !range.contains(model.shape().head_unit()) {
+            return Err(OpenError::NotTail { range });
+        }
+        let state = model.open(range, capacity, &rounding)?;
+        self.sessions.insert(key, Session { model: Arc::clone(model), state, tail });
+        Ok(())
+    }
+
+    fn on_step(&mut self, step: Step) -> Result<(), Abandoned> {
+        let (key, first, count) = (step.key, step.first, step.count);
+        let began = (self.clock)();
+        let result = match self.sessions.get_mut(&key) {
+            // After a panic only the session's cache may be half written, and its length says how far it is whole.
+            Some(session) => caught(|| session.step(step)),
+            None => Err(StepError::UnknownSession),
+        };
+        let took = (self.clock)().since(began);
+        self.emit(EngineEvent::Stepped { key, first, count, result, took })
+    }
+}
+
+impl Session {
+    fn step(&mut self, step: Step) -> Result<StepResult, StepError> {
+        let Step { input, first, count, rewind, output, .. } = step;
+        let tail = range_ends_model(&self.model, self.state.range());
+        let want = match output {
+            StepOutput::Hidden(_) if tail => return Err(StepError::NoHidden),
+            StepOutput::Sample if self.tail.is_none() => return Err(StepError::NotTail),
+            StepOutput::Nothing if !tail => return Err(StepError::NotTail),
+            StepOutput::Sample => WantLogits::LastRow,
+            StepOutput::Hidden(_) | StepOutput::Nothing => WantLogits::None,
+        };
+        if rewind == Rewind::Allow {
+            self.state.rewind(first);
+        }
+        let came = self.feed(input, first, count, want)?;
+        match (came, output) {
+            (StageOutput::Hidden(hidden), StepOutput::Hidden(dtype)) => {
+                Ok(StepResult::Hidden(to_payload(&hidden, dtype)))
+            }
+            (StageOutput::Logits(logits), _) => {
+                let choice = self.sample(&logits, first.plus(Position(count)))?;
+                Ok(StepResult::Sampled(choice))
+            }
+            (StageOutput::Hidden(_) | StageOutput::Nothing, _) => Ok(StepResult::Nothing),
+        }
+    }
+
+    fn feed(
+        &mut self,
+        input: StepInput,
+        first: Position,
+        count: u32,
+        want: WantLogits,
+    ) -> Result<StageOutput, StepError> {
+        let check = |expected: usize, got: usize| {
+            if expected == got { Ok(()) } else { Err(StepError::WrongLength { expected, got }) }
+        };
+        match input {
+            StepInput::Tokens(tokens) => {
+                check(count as usize, tokens.len())?;
+                self.model.forward(&mut self.state, StageInput::Tokens(&tokens), first, want)
+            }
+            StepInput::Hidden { payload, dtype } => {
+                let row = dtype.row_bytes(self.model.shape().width) as usize;
+                let expected = row.saturating_mul(count as usize);
+                check(expected, payload.len())?;
+                let hidden = from_payload(&payload, dtype);
+                let hidden = hidden.ok_or(StepError::WrongLength { expected, got: payload.len() })?;
+                self.model.forward(&mut self.state, StageInput::Hidden(&hidden), first, want)
+            }
+        }
+    }
+
+    fn sample(&mut self, logits: &[f32], position: Position) -> Result<Choice, StepError> {
+        let tail = self.tail.as_mut().ok_or(StepError::NotTail)?;
+        // What was chosen at this position or later before a rewind is chosen again.
+        tail.history.keep_new(position.minus(tail.prompt_length).0 as usize);
+        let choice = sample(logits, &tail.parameters, position, &tail.history)?;
+        if tail.parameters.looks_back() {
+            tail.history.push(choice.token);
+        }
+        Ok(choice)
+    }
+}
+
+fn range_ends_model(model: &StageModel, range: UnitRange) -> bool {
+    range.contains(model.shape().head_unit())
+}
+
+/// Turns a panic into an error of the step, so that it ends neither the thread nor other sessions.
+fn caught<T>(step: impl FnOnce() -> Result<T, StepError>) -> Result<T, StepError> {
+    catch_unwind(AssertUnwindSafe(step))
+        .unwrap_or_else(|panic| Err(StepError::Panicked { message: message_of(panic.as_ref()) }))
+}
+
+fn read_range(load: Load, events: &mpsc::Sender<EngineEvent>, clock: &Clock) -> ReadRange {
+    let Load { model, shape, range, source } = load;
+    let began = clock();
+    let mut progress = |done: Bytes| {
+        // A listener that is behind misses some progress, nothing else.
+        let _ = events.try_send(EngineEvent::Loading { model, range, done });
+    };
+    let result = catch_unwind(AssertUnwindSafe(|| StageModel::load(shape, range, source.as_ref(), &mut progress)))
+        .unwrap_or_else(|panic| Err(LoadError::Panicked { message: message_of(panic.as_ref()) }));
+    ReadRange { model, range, result, took: clock().since(began) }
+}
+
+fn message_of(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".to_owned())
+}
+
+#[cfg(test)]
+#[path = "thread_tests.rs"]
+mod tests;

@@ -1,0 +1,118 @@
+//! One lane of the queue: requesters take turns of a number of positions (deficit round robin).
+
+use std::collections::BTreeMap;
+use std::collections::VecDeque;
+
+use crate::amounts::Position;
+use crate::ids::PeerKey;
+use crate::ids::SessionId;
+use crate::scheduler::Item;
+
+/// The most that one step counts, so that a turn is found in a bounded number of rounds (arbitrary).
+const MAX_CHARGE: u64 = 4_096;
+
+/// What a step takes of its requester's credit.
+fn charge(item: &Item) -> u64 {
+    u64::from(item.positions.0).clamp(1, MAX_CHARGE)
+}
+
+/// One requester's steps, oldest first.
+#[derive(Clone, Debug, Default)]
+struct Waiting {
+    items: VecDeque<Item>,
+    /// Positions that it may still take.
+    credit: u64,
+}
+
+/// Steps of one kind.
+#[derive(Clone, Debug)]
+pub(super) struct Lane {
+    /// Positions that a turn gives.
+    turn: u64,
+    waiting: BTreeMap<PeerKey, Waiting>,
+    /// Whose turn it is, and who follows; everyone in `waiting` once.
+    ring: VecDeque<PeerKey>,
+    /// Whether the first of the ring was given this turn's credit.
+    begun: bool,
+    length: usize,
+    positions: Position,
+}
+
+impl Lane {
+    pub(super) fn new(turn: u64) -> Self {
+        let (waiting, ring) = (BTreeMap::new(), VecDeque::new());
+        Self { turn, waiting, ring, begun: false, length: 0, positions: Position::ZERO }
+    }
+
+    pub(super) fn push(&mut self, item: Item) {
+        let waiting = self.waiting.entry(item.requester).or_default();
+        if waiting.items.is_empty() {
+            self.ring.push_back(item.requester);
+        }
+        waiting.items.push_back(item);
+        self.length += 1;
+        self.positions = self.positions.plus(item.positions);
+    }
+
+    pub(super) fn pop(&mut self) -> Option<Item> {
+        loop {
+            let requester = *self.ring.front()?;
+            let waiting = self.waiting.get_mut(&requester)?;
+            if !self.begun {
+                waiting.credit = waiting.credit.saturating_add(self.turn);
+                self.begun = true;
+            }
+            let cost = charge(waiting.items.front()?);
+            if let Some(rest) = waiting.credit.checked_sub(cost) {
+                waiting.credit = rest;
+                let item = waiting.items.pop_front()?;
+                self.length -= 1;
+                self.positions = self.positions.minus(item.positions);
+                self.leave_if_done(requester);
+                return Some(item);
+            }
+            self.ring.rotate_left(1);
+            self.begun = false;
+        }
+    }
+
+    pub(super) fn remove(&mut self, session: SessionId) -> usize {
+        let before = self.length;
+        for waiting in self.waiting.values_mut() {
+            waiting.items.retain(|item| item.key.session != session);
+        }
+        let left = |waiting: &Waiting| waiting.items.iter().map(|item| item.positions).sum::<Position>();
+        self.length = self.waiting.values().map(|waiting| waiting.items.len()).sum();
+        self.positions = self.waiting.values().map(left).sum();
+        let emptied = self.waiting.iter().filter(|(_, waiting)| waiting.items.is_empty());
+        for requester in emptied.map(|(&requester, _)| requester).collect::<Vec<_>>() {
+            self.leave_if_done(requester);
+        }
+        before - self.length
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.length
+    }
+
+    pub(super) fn positions(&self) -> Position {
+        self.positions
+    }
+
+    /// How many steps of `requester` wait.
+    pub(super) fn waiting(&self, requester: PeerKey) -> usize {
+        self.waiting.get(&requester).map_or(0, |waiting| waiting.items.len())
+    }
+
+    /// Takes a requester without steps off the ring; its credit is not kept for another day.
+    fn leave_if_done(&mut self, requester: PeerKey) {
+        if self.waiting.get(&requester).is_some_and(|waiting| !waiting.items.is_empty()) {
+            return;
+        }
+        self.waiting.remove(&requester);
+        if self.ring.front() == Some(&requester) {
+            self.begun = false;
+        }
+        self.ring.retain(|other| *other != requester);
+    }
+}

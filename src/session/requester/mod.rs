@@ -1,0 +1,468 @@
+//! One generation, as its requester leads it.
+//!
+//! ```text
+//!  Planning ──chain given──▶ Leasing ──all accepted──▶ Running ──finished, or enough──▶ Settling ──▶ Over
+//!      ▲                        │ declined, unreachable   │ lost, failed, in breach                    ▲
+//!      └──── without that peer ─┘                         └─────────────────────────────────────────────┘
+//! ```
+//!
+//! Each attempt at a lease is a new epoch, so that what is left of an earlier one is fenced off. When it is over,
+//! every control stream has been closed, which frees every stage.
+
+mod control;
+mod job;
+mod leasing;
+mod running;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeSet;
+use std::mem;
+
+use crate::amounts::Position;
+use crate::amounts::Span;
+use crate::amounts::Time;
+use crate::ids::Epoch;
+use crate::ids::PeerKey;
+use crate::ids::SessionId;
+use crate::ids::StageIndex;
+use crate::ids::StreamId;
+use crate::ids::Token;
+use crate::session::blame::Evidence;
+use crate::session::outcome::Finish;
+use crate::session::outcome::GenerateFailure;
+use crate::session::requester::control::Control;
+pub use crate::session::requester::job::Job;
+use crate::session::streams::CloseCause;
+use crate::session::streams::OpenFailure;
+use crate::session::streams::StreamIds;
+use crate::units::Chain;
+use crate::wire::control::Decline;
+use crate::wire::control::FromStage;
+use crate::wire::control::TailFinish;
+use crate::wire::control::ToStage;
+use crate::wire::control::TokenLogprobs;
+use crate::wire::credit::CreditEntry;
+use crate::wire::credit::CreditLine;
+
+/// How often each stage is asked whether it is alive (arbitrary).
+pub const PING: Span = Span::seconds(1);
+
+/// A stage that says nothing for so long is lost. Three pings and a grace below the five seconds in which a loss must
+/// be reported.
+pub const SILENCE: Span = Span::seconds(3);
+
+/// How long a lease is to last without a ping (arbitrary: five times the silence).
+pub const EXPIRES_AFTER: Span = Span::seconds(15);
+
+/// How long one stage's word about another waits for the other's own (arbitrary: a few round trips).
+pub const GRACE: Span = Span::millis(500);
+
+/// How long the stages may take to accept; longer than a stage waits for its neighbours, so that it can say which failed.
+pub const LEASE: Span = Span::seconds(5);
+
+/// Chains that are tried (arbitrary).
+pub const ATTEMPTS: u32 = 3;
+
+/// How long all attempts may take together.
+pub const LEASE_TOTAL: Span = Span::seconds(10);
+
+/// How long the stages may take to acknowledge what they are owed (arbitrary).
+pub const SETTLE: Span = Span::seconds(2);
+
+/// How long a live chain may take to bring the next token. Nothing but a hung engine takes so long (arbitrary).
+pub const STALL: Span = Span::seconds(600);
+
+/// What the requester asks for. To be done in order.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Effect {
+    /// A chain is wanted without [`Requester::avoided`]: [`Requester::lease`] or [`Requester::no_chain`] answers.
+    Plan,
+    /// Open a control stream to a stage's peer.
+    OpenControl(StreamId, PeerKey),
+    /// Send on a control stream.
+    Send(StreamId, ToStage),
+    /// Send what is queued, then end the stream.
+    Close(StreamId),
+    /// Every stage has accepted.
+    Started(Chain),
+    /// A new token.
+    Token {
+        /// Its position.
+        position: Position,
+        /// The token.
+        token: Token,
+        /// Log-probabilities if asked for.
+        logprobs: Option<TokenLogprobs>,
+    },
+    /// Sign and store what is owed; [`Requester::on_signed`] or [`Requester::on_not_signed`] answers, if it is not over.
+    Owe {
+        /// Positions computed.
+        positions: Position,
+        /// What each stage is owed.
+        lines: Vec<CreditLine>,
+    },
+    /// The peer did as it promised.
+    Praise(PeerKey),
+    /// The peer did not.
+    Reproach(PeerKey, Fault),
+    /// The generation ended as it should.
+    Finished(Finish),
+    /// It ended early.
+    Failed(GenerateFailure),
+    /// The generation is over; forget it.
+    Ended,
+}
+
+/// In what a peer failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// There is no connection to it.
+    Unreachable,
+    /// It is connected, but does not answer, or not as the protocol says, or does not hold what it claims.
+    Broke,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+enum Phase {
+    Planning,
+    Leasing { until: Time },
+    Running,
+    Settling { until: Time, tell: Option<TailFinish>, lines: Vec<CreditLine>, signed: bool },
+    Over,
+}
+
+/// What went wrong while leasing, waiting for a neighbour's own word.
+#[derive(Clone, Copy, Debug)]
+struct Doubt {
+    stage: StageIndex,
+    decline: Decline,
+    until: Time,
+}
+
+/// One generation under way.
+#[derive(Debug)]
+pub struct Requester {
+    job: Job,
+    phase: Phase,
+    began: Time,
+    epoch: Epoch,
+    attempts: u32,
+    avoided: BTreeSet<PeerKey>,
+    chain: Option<Chain>,
+    controls: Vec<Control>,
+    doubt: Option<Doubt>,
+    /// When the first thing went wrong that is not certain yet.
+    suspicion: Option<Time>,
+    next_ping: Time,
+    pings: u64,
+    /// The position of the next token.
+    next: Position,
+    progress: Time,
+    last_decline: Option<GenerateFailure>,
+    effects: Vec<Effect>,
+}
+
+impl Requester {
+    /// Begins; the first effect asks for a chain.
+    pub fn new(job: Job, now: Time) -> (Self, Vec<Effect>) {
+        let next = job.prompt_length();
+        let requester = Self {
+            job,
+            phase: Phase::Planning,
+            began: now,
+            epoch: Epoch(0),
+            attempts: 0,
+            avoided: BTreeSet::new(),
+            chain: None,
+            controls: Vec::new(),
+            doubt: None,
+            suspicion: None,
+            next_ping: now,
+            pings: 0,
+            next,
+            progress: now,
+            last_decline: None,
+            effects: Vec::new(),
+        };
+        (requester, vec![Effect::Plan])
+    }
+
+    /// Leases a chain, in answer to [`Effect::Plan`].
+    pub fn lease(&mut self, chain: Chain, ids: &mut StreamIds, now: Time) -> Vec<Effect> {
+        self.attempts += 1;
+        self.epoch = Epoch(self.attempts);
+        self.phase = Phase::Leasing { until: now.after(LEASE).min(self.began.after(LEASE_TOTAL)) };
+        self.next_ping = now.after(PING);
+        self.controls = chain.stages().iter().map(|&stage| Control::new(ids.open(), stage, now)).collect();
+        for (index, control) in (0..).map(StageIndex).zip(&self.controls) {
+            let offer = self.job.offer(&chain, index, self.epoch, EXPIRES_AFTER);
+            self.effects.push(Effect::OpenControl(control.stream, control.stage.peer));
+            self.effects.push(Effect::Send(control.stream, ToStage::Offer(Box::new(offer))));
+        }
+        self.chain = Some(chain);
+        self.drain()
+    }
+
+    /// There is no chain, in answer to [`Effect::Plan`]. A peer's refusal says more than that it left a hole.
+    pub fn no_chain(&mut self, failure: GenerateFailure) -> Vec<Effect> {
+        let failure = self.last_decline.take().unwrap_or(failure);
+        self.over(failure);
+        self.drain()
+    }
+
+    /// A control stream could not be opened.
+    pub fn on_open_failed(&mut self, stream: StreamId, failure: OpenFailure, now: Time) -> Vec<Effect> {
+        if let Some(index) = self.index(stream) {
+            self.controls[usize::from(index.0)].closed = true;
+            match failure {
+                OpenFailure::Unreachable | OpenFailure::Unsupported => self.gone(index, now),
+                // This peer's own fault; another chain may need fewer streams, but no peer is to be blamed.
+                OpenFailure::LocalLimit => self.over(GenerateFailure::Busy),
+            }
+        }
+        self.drain()
+    }
+
+    /// A stage said something.
+    pub fn on_message(&mut self, stream: StreamId, message: FromStage, now: Time) -> Vec<Effect> {
+        if let Some(index) = self.index(stream) {
+            self.controls[usize::from(index.0)].heard = now;
+            self.said(index, message, now);
+        }
+        self.drain()
+    }
+
+    /// A control stream has ended.
+    pub fn on_closed(&mut self, stream: StreamId, cause: CloseCause, now: Time) -> Vec<Effect> {
+        if let Some(index) = self.index(stream) {
+            self.controls[usize::from(index.0)].closed = true;
+            match cause {
+                CloseCause::Finished | CloseCause::Lost | CloseCause::Overflow => self.gone(index, now),
+                CloseCause::Malformed => self.misbehaved(index, now),
+            }
+        }
+        self.drain()
+    }
+
+    /// The entry asked for with [`Effect::Owe`] is signed and in the log.
+    pub fn on_signed(&mut self, entry: &CreditEntry) -> Vec<Effect> {
+        if let Phase::Settling { signed, .. } = &mut self.phase {
+            *signed = true;
+            for control in self.controls.iter_mut().filter(|control| !control.closed) {
+                control.settle();
+                self.effects.push(Effect::Send(control.stream, ToStage::Settle(entry.clone())));
+            }
+            self.settled_by_all();
+        }
+        self.drain()
+    }
+
+    /// The entry could not be stored: nothing is owed by signature.
+    pub fn on_not_signed(&mut self) -> Vec<Effect> {
+        if let Phase::Settling { lines, .. } = &mut self.phase {
+            lines.clear();
+            self.conclude_settling();
+        }
+        self.drain()
+    }
+
+    /// The user no longer wants it. What was done is settled without a word.
+    pub fn cancel(&mut self, now: Time) -> Vec<Effect> {
+        match &mut self.phase {
+            Phase::Planning | Phase::Leasing { .. } => self.over(GenerateFailure::Cancelled),
+            Phase::Running => {
+                self.effects.push(Effect::Failed(GenerateFailure::Cancelled));
+                if self.new_tokens() == 0 { self.close_all() } else { self.settle(None, now) }
+            }
+            Phase::Settling { tell, .. } => {
+                if tell.take().is_some() {
+                    self.effects.push(Effect::Failed(GenerateFailure::Cancelled));
+                }
+            }
+            Phase::Over => {}
+        }
+        self.drain()
+    }
+
+    /// The user has enough: settles and finishes. Before the first token, the same as [`Self::cancel`].
+    pub fn conclude(&mut self, now: Time) -> Vec<Effect> {
+        match self.phase {
+            Phase::Running if self.new_tokens() > 0 => {
+                self.settle(Some(TailFinish::EndOfGeneration), now);
+                self.drain()
+            }
+            // The tail was first.
+            Phase::Settling { .. } | Phase::Over => Vec::new(),
+            Phase::Planning | Phase::Leasing { .. } | Phase::Running => self.cancel(now),
+        }
+    }
+
+    /// Time passed.
+    pub fn on_tick(&mut self, now: Time) -> Vec<Effect> {
+        match self.phase {
+            Phase::Planning | Phase::Over => {}
+            Phase::Leasing { until } => {
+                self.ping(now);
+                self.watch_lease(until, now);
+            }
+            Phase::Running => {
+                self.ping(now);
+                self.watch(now);
+            }
+            Phase::Settling { until, .. } if until <= now => self.conclude_settling(),
+            Phase::Settling { .. } => {}
+        }
+        self.drain()
+    }
+
+    /// Peers that a chain is to do without.
+    pub fn avoided(&self) -> &BTreeSet<PeerKey> {
+        &self.avoided
+    }
+
+    /// What is generated.
+    pub fn job(&self) -> &Job {
+        &self.job
+    }
+
+    /// The session.
+    pub fn session(&self) -> SessionId {
+        self.job.session
+    }
+
+    /// When to come back with [`Self::on_tick`].
+    pub fn deadline(&self) -> Option<Time> {
+        match self.phase {
+            Phase::Planning | Phase::Over => None,
+            Phase::Leasing { until } => {
+                let doubt = self.doubt.map_or(until, |doubt| doubt.until);
+                Some(until.min(doubt).min(self.next_ping).min(self.silence()))
+            }
+            Phase::Running => {
+                let verdict = self.suspicion.map_or(self.next_ping, |since| since.after(GRACE));
+                Some(self.next_ping.min(verdict).min(self.silence()).min(self.progress.after(STALL)))
+            }
+            Phase::Settling { until, .. } => Some(until),
+        }
+    }
+}
+
+impl Requester {
+    fn drain(&mut self) -> Vec<Effect> {
+        mem::take(&mut self.effects)
+    }
+
+    fn index(&self, stream: StreamId) -> Option<StageIndex> {
+        (0..).map(StageIndex).zip(&self.controls).find(|(_, control)| control.stream == stream).map(|(index, _)| index)
+    }
+
+    fn control(&mut self, index: StageIndex) -> &mut Control {
+        self.controls.get_mut(usize::from(index.0)).expect("the index was found among the controls")
+    }
+
+    fn said(&mut self, index: StageIndex, message: FromStage, now: Time) {
+        match message {
+            FromStage::Pong(_) => {}
+            FromStage::Accept => self.accepted(index, now),
+            FromStage::Decline(decline) => self.declined(index, decline, now),
+            FromStage::Token(token) => self.sampled(index, token, now),
+            FromStage::Failed(failure) => self.failed(index, failure, now),
+            FromStage::Settled(report) => {
+                self.control(index).answered(Some(report));
+                self.settled_by_all();
+            }
+            FromStage::NotSettled(_) => {
+                self.control(index).answered(None);
+                self.settled_by_all();
+            }
+        }
+    }
+
+    /// A stage's control stream has ended without a word about why, or it has fallen silent.
+    fn gone(&mut self, index: StageIndex, now: Time) {
+        match self.phase {
+            Phase::Leasing { .. } => self.unreachable(index, now),
+            Phase::Running => {
+                let control = self.control(index);
+                // One that has reported a failure closes its stream.
+                if control.evidence == Evidence::None {
+                    control.evidence = Evidence::Gone;
+                }
+                self.judge(now);
+            }
+            Phase::Settling { .. } => {
+                self.control(index).answered(None);
+                self.settled_by_all();
+            }
+            Phase::Planning | Phase::Over => {}
+        }
+    }
+
+    fn misbehaved(&mut self, index: StageIndex, now: Time) {
+        match self.phase {
+            Phase::Leasing { .. } => self.unreachable(index, now),
+            Phase::Running => {
+                let control = self.control(index);
+                control.evidence = Evidence::Gone;
+                let stage = control.stage;
+                self.effects.push(Effect::Reproach(stage.peer, Fault::Broke));
+                self.over(GenerateFailure::Misbehaved { peer: stage.peer, range: stage.range });
+            }
+            Phase::Settling { .. } => self.gone(index, now),
+            Phase::Planning | Phase::Over => {}
+        }
+    }
+
+    fn ping(&mut self, now: Time) {
+        if self.next_ping <= now {
+            self.next_ping = now.after(PING);
+            self.pings += 1;
+            let open = self.controls.iter().filter(|control| !control.closed);
+            self.effects.extend(open.map(|control| Effect::Send(control.stream, ToStage::Ping(self.pings))));
+        }
+    }
+
+    /// When the stage that has been silent for longest is lost.
+    fn silence(&self) -> Time {
+        let open = self.controls.iter().filter(|control| control.is_expected());
+        open.map(|control| control.heard.after(SILENCE)).min().unwrap_or(Time(u64::MAX))
+    }
+
+    fn silent(&self, now: Time) -> Option<StageIndex> {
+        let silent = |control: &Control| control.is_expected() && control.heard.after(SILENCE) <= now;
+        (0..).map(StageIndex).zip(&self.controls).find(|(_, control)| silent(control)).map(|(index, _)| index)
+    }
+
+    fn new_tokens(&self) -> u32 {
+        self.next.minus(self.job.prompt_length()).0
+    }
+
+    /// Ends with a failure; what was done until then is owed to every stage but those that are gone.
+    fn over(&mut self, failure: GenerateFailure) {
+        if self.phase == Phase::Running && self.new_tokens() > 0 {
+            let lines = self.lines(|control| control.evidence != Evidence::Gone);
+            if !lines.is_empty() {
+                self.effects.push(Effect::Owe { positions: self.next, lines });
+            }
+        }
+        self.effects.push(Effect::Failed(failure));
+        self.close_all();
+    }
+
+    fn close_all(&mut self) {
+        self.phase = Phase::Over;
+        self.close_controls();
+        self.effects.push(Effect::Ended);
+    }
+
+    fn close_controls(&mut self) {
+        let open = self.controls.drain(..).filter(|control| !control.closed);
+        self.effects.extend(open.map(|control| Effect::Close(control.stream)));
+    }
+
+    fn lines(&self, owed: impl Fn(&Control) -> bool) -> Vec<CreditLine> {
+        let owed = self.controls.iter().filter(|control| owed(control));
+        owed.map(|control| self.job.line(control.stage, self.next)).collect()
+    }
+}

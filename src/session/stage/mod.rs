@@ -1,0 +1,592 @@
+//! One stage of one session, as the peer that serves it sees it.
+//!
+//! ```text
+//!  Offered ──hop opened, upstream attached: Accept──▶ Running ──Settle──▶ Settling ──stored: Settled──▶ Settled
+//!     └──────────Decline──────────▶ Ended ◀── control closed, lease expired, neighbour lost or in breach ──┘
+//! ```
+//!
+//! Whatever ends it frees the engine's stage, closes both hops and the control stream, each once. Steps are taken
+//! from outside ([`LeasedStage::waiting`], [`LeasedStage::take`]), since the engine is shared between sessions.
+
+mod inflow;
+mod outflow;
+mod terms;
+#[cfg(test)]
+mod tests;
+
+use std::collections::VecDeque;
+use std::mem;
+
+use crate::amounts::Bytes;
+use crate::amounts::Mflop;
+use crate::amounts::Position;
+use crate::amounts::Span;
+use crate::amounts::Time;
+use crate::ids::PeerKey;
+use crate::ids::StageIndex;
+use crate::ids::StreamId;
+use crate::ids::Token;
+use crate::session::stage::inflow::Frames;
+use crate::session::stage::inflow::Inflow;
+use crate::session::stage::inflow::Tokens;
+use crate::session::stage::inflow::Violation;
+use crate::session::stage::outflow::Outflow;
+pub use crate::session::stage::terms::Terms;
+use crate::session::step::StepFailure;
+use crate::session::step::StepInput;
+use crate::session::step::StepOutput;
+use crate::session::step::StepWanted;
+use crate::session::streams::Outgoing;
+use crate::shape::WireDtype;
+use crate::wire::control::Decline;
+use crate::wire::control::DeclineReason;
+use crate::wire::control::FromStage;
+use crate::wire::control::SettleRefusal;
+use crate::wire::control::StageFailure;
+use crate::wire::control::StageReport;
+use crate::wire::control::ToStage;
+use crate::wire::control::TokenLogprobs;
+use crate::wire::control::TokenOut;
+use crate::wire::credit::CreditEntry;
+use crate::wire::hop::Frame;
+use crate::wire::hop::FrameHeader;
+use crate::wire::hop::HopBack;
+use crate::wire::hop::HopForward;
+use crate::wire::hop::HopOpen;
+use crate::wire::hop::HopRefusal;
+use crate::wire::hop::MAX_PAYLOAD;
+use crate::wire::hop::Sample;
+use crate::wire::hop::TokenFrame;
+
+/// Frames that may be sent down a hop before the first of them was taken up by the engine (arbitrary: enough to keep
+/// every stage of a prefill busy, few enough to bound what a slow stage holds).
+pub const WINDOW: usize = 4;
+
+/// Positions of one step of a prompt (arbitrary: large enough to amortise reading the weights, small enough that all
+/// stages of a chain work at once).
+pub const CHUNK: u32 = 128;
+
+/// Steps of one stage that the engine may hold: one computes, one waits.
+const IN_FLIGHT: usize = 2;
+
+/// How long the neighbours' hops may take before the stage declines.
+pub const SETUP: Span = Span::seconds(4);
+
+/// Positions that a requester may credit less than were computed: what the ring computed before it heard of the end
+/// (the design's exposure window).
+const OVERSHOOT: Position = Position(32);
+
+/// Bytes of an engine's message to a requester, at most.
+const MAX_MESSAGE: usize = 200;
+
+/// What a stage asks for. To be done in order.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Effect {
+    /// Make room for the stage in the engine.
+    Reserve,
+    /// Open the hop to the downstream neighbour.
+    OpenHop(StreamId, PeerKey, HopOpen),
+    /// Send on a stream.
+    Send(StreamId, Outgoing),
+    /// Send what is queued, then end the stream.
+    Close(StreamId),
+    /// Hold the entry against the log and store it; then say [`LeasedStage::on_stored`] or [`LeasedStage::on_refused`].
+    Store(CreditEntry),
+    /// Free the stage in the engine.
+    Free,
+    /// The stage is over; forget it.
+    Ended,
+}
+
+/// What a stage has for the engine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Waiting {
+    /// Positions to compute.
+    pub positions: Position,
+    /// Whether a reader waits for this very step.
+    pub kind: WaitingKind,
+}
+
+/// The kinds of step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WaitingKind {
+    /// The next token's.
+    Decode,
+    /// A chunk of the prompt.
+    Prefill,
+}
+
+/// A step for the engine.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TakenStep {
+    /// The position of the first row.
+    pub first: Position,
+    /// The rows.
+    pub input: StepInput,
+    /// What is wanted.
+    pub wanted: StepWanted,
+}
+
+/// A step that the engine has.
+#[derive(Clone, Copy, Debug)]
+struct Flight {
+    first: Position,
+    count: u32,
+    sample: Sample,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Offered,
+    Running,
+    /// The session has ended in order; the entry is being stored.
+    Settling,
+    Settled,
+    Ended,
+}
+
+/// A stage that was offered to and leased from this peer.
+#[derive(Debug)]
+pub struct LeasedStage {
+    terms: Terms,
+    control: StreamId,
+    upstream: Option<StreamId>,
+    inflow: Inflow,
+    outflow: Outflow,
+    flights: VecDeque<Flight>,
+    phase: Phase,
+    /// Until when the neighbours must have come.
+    setup: Time,
+    /// When the lease runs out.
+    expires: Time,
+    report: StageReport,
+    effects: Vec<Effect>,
+}
+
+impl LeasedStage {
+    /// Takes up an offer that came on `control`, and opens the hop downstream under the id `hop`.
+    pub fn new(terms: Terms, control: StreamId, hop: StreamId, now: Time) -> (Self, Vec<Effect>) {
+        let mut stage = Self {
+            inflow: inflow(&terms),
+            outflow: Outflow::new(hop),
+            upstream: None,
+            flights: VecDeque::new(),
+            phase: Phase::Offered,
+            setup: now.after(SETUP),
+            expires: now.after(terms.expires_after),
+            report: StageReport::default(),
+            effects: vec![Effect::Reserve],
+            control,
+            terms,
+        };
+        let (open, downstream) = (stage.terms.hop(), stage.terms.downstream());
+        stage.effects.push(Effect::OpenHop(hop, stage.terms.peer(downstream), open));
+        let effects = stage.drain();
+        (stage, effects)
+    }
+
+    /// The requester said something.
+    pub fn on_control(&mut self, message: ToStage, now: Time) -> Vec<Effect> {
+        match message {
+            // One offer per stream.
+            ToStage::Offer(_) => self.fail(StageFailure::BadRequest),
+            ToStage::Ping(number) => {
+                self.expires = now.after(self.terms.expires_after);
+                self.tell(FromStage::Pong(number));
+            }
+            ToStage::Feed(feed) => match &mut self.inflow {
+                Inflow::Tokens(tokens) if self.phase == Phase::Running => {
+                    if tokens.feed(&feed).is_err() {
+                        self.fail(StageFailure::BadRequest);
+                    }
+                }
+                Inflow::Tokens(_) | Inflow::Frames(_) => self.fail(StageFailure::BadRequest),
+            },
+            ToStage::Settle(entry) => self.settle(entry),
+        }
+        self.drain()
+    }
+
+    /// The upstream neighbour's hop came. `None` if the lease names another neighbour, or has one: the stage is as before.
+    pub fn on_upstream(&mut self, stream: StreamId, from: StageIndex, peer: PeerKey) -> Option<Vec<Effect>> {
+        let named = from == self.terms.upstream() && peer == self.terms.peer(from);
+        if !named || self.upstream.is_some() || self.phase == Phase::Ended {
+            return None;
+        }
+        self.upstream = Some(stream);
+        self.effects.push(Effect::Send(stream, Outgoing::Back(HopBack::Opened)));
+        self.accept_when_attached();
+        Some(self.drain())
+    }
+
+    /// The downstream neighbour answered on the stage's own hop.
+    pub fn on_back(&mut self, message: HopBack) -> Vec<Effect> {
+        match message {
+            HopBack::Opened => {
+                self.outflow.opened();
+                self.accept_when_attached();
+            }
+            HopBack::Taken(step) => {
+                if self.outflow.taken(step).is_err() {
+                    self.blame(self.terms.downstream());
+                }
+            }
+            // A newer chain exists without this stage, or one in which it waits for the requester's word.
+            HopBack::Fenced(_) => self.downstream_lost(),
+            // If the refusal is this stage's doing, the neighbour says so to the requester.
+            HopBack::Refused(_) => self.downstream_lost(),
+        }
+        self.drain()
+    }
+
+    /// The stage's own hop could not be opened, or has ended.
+    pub fn on_downstream_lost(&mut self) -> Vec<Effect> {
+        self.downstream_lost();
+        self.drain()
+    }
+
+    /// The upstream neighbour's hop has ended.
+    pub fn on_upstream_lost(&mut self) -> Vec<Effect> {
+        self.upstream = None;
+        let (stage, peer) = self.neighbour(self.terms.upstream());
+        self.lost(DeclineReason::UpstreamMissing, StageFailure::HopLost { stage, peer });
+        self.drain()
+    }
+
+    /// The upstream neighbour sent bytes that are no message.
+    pub fn on_upstream_malformed(&mut self) -> Vec<Effect> {
+        self.upstream = None;
+        if matches!(self.phase, Phase::Offered | Phase::Running) {
+            self.blame(self.terms.upstream());
+        }
+        self.drain()
+    }
+
+    /// The upstream neighbour sent something.
+    pub fn on_forward(&mut self, message: HopForward) -> Vec<Effect> {
+        if matches!(self.phase, Phase::Offered | Phase::Running) {
+            let accepted = match (&mut self.inflow, message) {
+                (Inflow::Frames(frames), HopForward::Frame(frame)) => frames.accept(frame),
+                (Inflow::Tokens(tokens), HopForward::Token(frame)) => tokens.accept(frame),
+                (Inflow::Frames(_) | Inflow::Tokens(_), _) => Err(Violation::Refused(HopRefusal::WrongShape)),
+            };
+            if let Err(violation) = accepted {
+                self.refuse(violation);
+            }
+        }
+        self.drain()
+    }
+
+    /// The control stream has ended: the session is over.
+    pub fn on_control_closed(&mut self) -> Vec<Effect> {
+        self.end();
+        self.drain()
+    }
+
+    /// The engine has done the stage's oldest step.
+    pub fn on_stepped(&mut self, end: Position, output: StepOutput, took: Span) -> Vec<Effect> {
+        if self.phase == Phase::Running {
+            self.stepped(end, output, took);
+        }
+        self.drain()
+    }
+
+    /// The engine could not do the stage's oldest step.
+    pub fn on_step_failed(&mut self, failure: StepFailure) -> Vec<Effect> {
+        if self.phase == Phase::Running {
+            match failure {
+                StepFailure::NonFinite => self.fail(StageFailure::NonFinite),
+                StepFailure::BadInput => self.blame_input(),
+                StepFailure::Engine(message) => self.fail(StageFailure::Engine(shortened(message))),
+            }
+        }
+        self.drain()
+    }
+
+    /// The entry is in the log.
+    pub fn on_stored(&mut self) -> Vec<Effect> {
+        if self.phase == Phase::Settling {
+            self.phase = Phase::Settled;
+            self.tell(FromStage::Settled(self.report));
+        }
+        self.drain()
+    }
+
+    /// The entry is not in the log.
+    pub fn on_refused(&mut self, refusal: SettleRefusal) -> Vec<Effect> {
+        if self.phase == Phase::Settling {
+            self.phase = Phase::Settled;
+            self.tell(FromStage::NotSettled(refusal));
+        }
+        self.drain()
+    }
+
+    /// Time passed.
+    pub fn on_tick(&mut self, now: Time) -> Vec<Effect> {
+        if self.phase == Phase::Offered && self.setup <= now {
+            let reason = match self.upstream {
+                Some(_) => DeclineReason::DownstreamUnreachable,
+                None if self.outflow.is_opened() => DeclineReason::UpstreamMissing,
+                None => DeclineReason::DownstreamUnreachable,
+            };
+            self.decline(reason);
+        } else if self.phase != Phase::Ended && self.expires <= now {
+            self.fail(StageFailure::Expired);
+        }
+        self.drain()
+    }
+
+    /// A newer chain of the session takes this stage's place.
+    pub fn on_superseded(&mut self) -> Vec<Effect> {
+        self.end();
+        self.drain()
+    }
+
+    /// Takes the next step for the engine, and says so to the upstream neighbour. `None` if none [`Self::waiting`].
+    pub fn take(&mut self) -> Option<(TakenStep, Vec<Effect>)> {
+        self.waiting()?;
+        let taken = self.inflow.take()?;
+        if let (Some(step), Some(stream)) = (taken.step, self.upstream) {
+            self.effects.push(Effect::Send(stream, Outgoing::Back(HopBack::Taken(step))));
+        }
+        self.flights.push_back(Flight { first: taken.first, count: taken.count, sample: taken.sample });
+        let step = TakenStep { first: taken.first, input: taken.input, wanted: self.wanted(taken.sample) };
+        Some((step, self.drain()))
+    }
+
+    /// The step that the stage has for the engine, if it may be done: its outcome can be sent.
+    pub fn waiting(&self) -> Option<Waiting> {
+        if self.phase != Phase::Running || self.flights.len() >= IN_FLIGHT {
+            return None;
+        }
+        let next = self.inflow.waiting()?;
+        let sends = !self.is_tail() || next.sample == Sample::LastRow;
+        if sends && !self.outflow.has_room(self.flights.len()) {
+            return None;
+        }
+        let decode = next.count == 1 && next.sample == Sample::LastRow;
+        let kind = if decode { WaitingKind::Decode } else { WaitingKind::Prefill };
+        Some(Waiting { positions: Position(next.count), kind })
+    }
+
+    /// The terms of the lease.
+    pub fn terms(&self) -> &Terms {
+        &self.terms
+    }
+
+    /// The stage's own hop.
+    pub fn downstream(&self) -> StreamId {
+        self.outflow.stream
+    }
+
+    /// What it counted.
+    pub fn report(&self) -> StageReport {
+        self.report
+    }
+
+    /// When to come back with [`Self::on_tick`].
+    pub fn deadline(&self) -> Time {
+        if self.phase == Phase::Offered { self.setup.min(self.expires) } else { self.expires }
+    }
+
+    fn drain(&mut self) -> Vec<Effect> {
+        mem::take(&mut self.effects)
+    }
+
+    fn tell(&mut self, message: FromStage) {
+        self.effects.push(Effect::Send(self.control, Outgoing::FromStage(message)));
+    }
+
+    fn accept_when_attached(&mut self) {
+        if self.phase == Phase::Offered && self.upstream.is_some() && self.outflow.is_opened() {
+            self.phase = Phase::Running;
+            self.tell(FromStage::Accept);
+        }
+    }
+
+    fn stepped(&mut self, end: Position, output: StepOutput, took: Span) {
+        let Some(flight) = self.flights.pop_front() else {
+            return self.fail(StageFailure::Engine("a step that was not asked for".to_owned()));
+        };
+        self.report.positions = self.report.positions.plus(Position(flight.count));
+        self.report.busy = self.report.busy.plus(took);
+        match output {
+            StepOutput::Hidden(payload) if !self.is_tail() => self.pass_on(flight, payload),
+            StepOutput::Sampled { token, logprobs } if self.is_tail() && flight.sample == Sample::LastRow => {
+                self.sampled(end, token, logprobs);
+            }
+            StepOutput::Nothing if self.is_tail() && flight.sample == Sample::No => {}
+            StepOutput::Hidden(_) | StepOutput::Sampled { .. } | StepOutput::Nothing => {
+                self.fail(StageFailure::Engine("an outcome that was not asked for".to_owned()));
+            }
+        }
+    }
+
+    fn pass_on(&mut self, flight: Flight, payload: bytes::Bytes) {
+        self.report.payload = self.report.payload.plus(Bytes(payload.len() as u64));
+        self.report.frames += 1;
+        let header = FrameHeader {
+            session: self.terms.key.session,
+            stage: self.terms.downstream(),
+            epoch: self.terms.epoch,
+            step: self.outflow.send(),
+            first: flight.first,
+            count: flight.count,
+            dtype: self.terms.dtype_out,
+            sample: flight.sample,
+        };
+        self.forward(HopForward::Frame(Frame { header, payload }));
+    }
+
+    fn sampled(&mut self, position: Position, token: Token, logprobs: Option<TokenLogprobs>) {
+        let epoch = self.terms.epoch;
+        let finish = self.terms.ending().and_then(|ending| ending.of(position, token));
+        self.tell(FromStage::Token(TokenOut { epoch, position, token, finish, logprobs }));
+        if finish.is_none() {
+            self.report.frames += 1;
+            let (session, step) = (self.terms.key.session, self.outflow.send());
+            self.forward(HopForward::Token(TokenFrame { session, epoch, step, position, token }));
+        }
+    }
+
+    fn forward(&mut self, message: HopForward) {
+        self.effects.push(Effect::Send(self.outflow.stream, Outgoing::Forward(message)));
+    }
+
+    fn settle(&mut self, entry: CreditEntry) {
+        if self.phase != Phase::Running {
+            return self.tell(FromStage::NotSettled(SettleRefusal::Invalid));
+        }
+        // What is in flight is of no use any more, and the memory of some to others.
+        self.phase = Phase::Settling;
+        self.flights.clear();
+        self.effects.push(Effect::Free);
+        match self.check(&entry) {
+            Ok(()) => self.effects.push(Effect::Store(entry)),
+            Err(refusal) => {
+                self.phase = Phase::Settled;
+                self.tell(FromStage::NotSettled(refusal));
+            }
+        }
+    }
+
+    fn check(&self, entry: &CreditEntry) -> Result<(), SettleRefusal> {
+        let (header, terms) = (&entry.header.value, &self.terms);
+        let named =
+            header.requester == terms.requester && header.session == terms.key.session && header.model == terms.model;
+        let me = terms.peer(terms.key.stage);
+        let lines = || entry.lines.iter().filter(|line| line.stage == me && line.range == terms.range);
+        if !named || lines().next().is_none() {
+            return Err(SettleRefusal::Invalid);
+        }
+        let work = |positions| terms.shape.work(terms.range, Position::ZERO, positions);
+        let owed: Mflop = lines().map(|line| line.work).sum();
+        let counted = self.report.positions;
+        if owed < work(header.positions) || header.positions.plus(OVERSHOOT) < counted {
+            return Err(SettleRefusal::TooLittle { counted: work(counted) });
+        }
+        Ok(())
+    }
+
+    fn downstream_lost(&mut self) {
+        let (stage, peer) = self.neighbour(self.terms.downstream());
+        self.lost(DeclineReason::DownstreamUnreachable, StageFailure::HopLost { stage, peer });
+    }
+
+    fn lost(&mut self, decline: DeclineReason, failure: StageFailure) {
+        match self.phase {
+            Phase::Offered => self.decline(decline),
+            Phase::Running => self.fail(failure),
+            // The session has ended in order; its hops end in any.
+            Phase::Settling | Phase::Settled | Phase::Ended => {}
+        }
+    }
+
+    fn refuse(&mut self, violation: Violation) {
+        if let Some(stream) = self.upstream {
+            let answer = match violation {
+                Violation::Fenced(epoch) => HopBack::Fenced(epoch),
+                Violation::Refused(refusal) => HopBack::Refused(refusal),
+            };
+            self.effects.push(Effect::Send(stream, Outgoing::Back(answer)));
+        }
+        self.blame(self.terms.upstream());
+    }
+
+    fn blame_input(&mut self) {
+        match self.inflow {
+            Inflow::Tokens(_) => self.fail(StageFailure::BadRequest),
+            Inflow::Frames(_) => self.blame(self.terms.upstream()),
+        }
+    }
+
+    fn blame(&mut self, neighbour: StageIndex) {
+        let (stage, peer) = self.neighbour(neighbour);
+        self.fail(StageFailure::BadFrame { stage, peer });
+    }
+
+    fn decline(&mut self, reason: DeclineReason) {
+        self.tell(FromStage::Decline(Decline { reason, retry_after: None }));
+        self.end();
+    }
+
+    fn fail(&mut self, failure: StageFailure) {
+        if self.phase != Phase::Ended {
+            self.tell(FromStage::Failed(failure));
+            self.end();
+        }
+    }
+
+    fn end(&mut self) {
+        let before = mem::replace(&mut self.phase, Phase::Ended);
+        if before == Phase::Ended {
+            return;
+        }
+        if matches!(before, Phase::Offered | Phase::Running) {
+            self.effects.push(Effect::Free);
+        }
+        let streams = [Some(self.outflow.stream), self.upstream.take(), Some(self.control)];
+        self.effects.extend(streams.into_iter().flatten().map(Effect::Close));
+        self.effects.push(Effect::Ended);
+    }
+
+    fn wanted(&self, sample: Sample) -> StepWanted {
+        match sample {
+            _ if !self.is_tail() => StepWanted::Hidden(self.terms.dtype_out),
+            Sample::LastRow => StepWanted::Token,
+            Sample::No => StepWanted::Nothing,
+        }
+    }
+
+    fn is_tail(&self) -> bool {
+        self.terms.key.stage == self.terms.chain.tail()
+    }
+
+    fn neighbour(&self, index: StageIndex) -> (StageIndex, PeerKey) {
+        (index, self.terms.peer(index))
+    }
+}
+
+fn inflow(terms: &Terms) -> Inflow {
+    let (session, epoch) = (terms.key.session, terms.epoch);
+    if terms.key.stage == StageIndex(0) {
+        let row = WireDtype::F32.row_bytes(terms.shape.width).max(1);
+        let chunk = u64::from(CHUNK).min(u64::from(MAX_PAYLOAD) / row).max(1);
+        let chunk = u32::try_from(chunk).unwrap_or(CHUNK);
+        return Inflow::Tokens(Tokens::new(session, epoch, terms.budget, terms.shape.vocab, chunk));
+    }
+    Inflow::Frames(Frames::new(inflow::Terms {
+        session,
+        stage: terms.key.stage,
+        epoch,
+        dtype: terms.dtype_in,
+        row_bytes: terms.dtype_in.row_bytes(terms.shape.width),
+        budget: terms.budget,
+    }))
+}
+
+fn shortened(mut message: String) -> String {
+    let end = (0..=MAX_MESSAGE.min(message.len())).rev().find(|&end| message.is_char_boundary(end)).unwrap_or(0);
+    message.truncate(end);
+    message
+}

@@ -1,0 +1,135 @@
+//! What a lease is about: an offer, checked against the model and the receiver's place in it.
+
+use crate::amounts::Position;
+use crate::amounts::Span;
+use crate::ids::Epoch;
+use crate::ids::ModelId;
+use crate::ids::PeerKey;
+use crate::ids::StageIndex;
+use crate::session::ending::Ending;
+use crate::session::step::StageKey;
+use crate::shape::ModelShape;
+use crate::shape::WireDtype;
+use crate::units::Chain;
+use crate::units::UnitRange;
+use crate::wire::control::DeclineReason;
+use crate::wire::control::Offer;
+use crate::wire::control::TailOffer;
+use crate::wire::hop::HopOpen;
+
+/// The shortest and the longest lease that is given without a `Ping` (arbitrary: a few missed pings; a forgotten
+/// session's memory comes back within a minute).
+const EXPIRY: (Span, Span) = (Span::seconds(3), Span::seconds(60));
+
+/// The terms of a lease. Can only be made of an offer that fits.
+#[derive(Clone, Debug)]
+pub struct Terms {
+    /// Names the stage in the engine.
+    pub key: StageKey,
+    /// The chain's version.
+    pub epoch: Epoch,
+    /// Who asked; the only one who may control the session.
+    pub requester: PeerKey,
+    /// The model.
+    pub model: ModelId,
+    /// Its hyper-parameters.
+    pub shape: ModelShape,
+    /// Every stage.
+    pub chain: Chain,
+    /// The units that are served.
+    pub range: UnitRange,
+    /// Positions that the session may use.
+    pub budget: Position,
+    /// How long the lease lasts without a `Ping`.
+    pub expires_after: Span,
+    /// What the tail samples with; at the tail only.
+    pub sampling: Option<TailOffer>,
+    /// The dtype in which hidden states come.
+    pub dtype_in: WireDtype,
+    /// The dtype in which hidden states go.
+    pub dtype_out: WireDtype,
+}
+
+impl Terms {
+    /// Checks an offer that `requester` made to `me`.
+    ///
+    /// # Errors
+    /// `BadOffer` if it disagrees with the model, with itself or with who `me` is.
+    pub fn of(offer: Offer, requester: PeerKey, me: PeerKey, shape: ModelShape) -> Result<Self, DeclineReason> {
+        let stage = offer.chain.stage(offer.stage).ok_or(DeclineReason::BadOffer)?;
+        let tail = offer.stage == offer.chain.tail();
+        let fits = offer.chain.units() == shape.units()
+            && stage.peer == me
+            && offer.budget.0 >= 2
+            && offer.budget.0 <= shape.context
+            && offer.sampling.is_some() == tail
+            && offer.sampling.as_ref().is_none_or(|sampling| sampling_fits(sampling, offer.budget))
+            && rounds_at_cuts_only(&offer.rounding, stage.range);
+        if !fits {
+            return Err(DeclineReason::BadOffer);
+        }
+        Ok(Self {
+            key: StageKey { session: offer.session, stage: offer.stage },
+            epoch: offer.epoch,
+            requester,
+            model: offer.model,
+            shape,
+            range: stage.range,
+            budget: offer.budget,
+            expires_after: offer.expires_after.clamp(EXPIRY.0, EXPIRY.1),
+            dtype_in: dtype_at(&offer.rounding, stage.range.start()),
+            dtype_out: dtype_at(&offer.rounding, stage.range.end()),
+            sampling: offer.sampling,
+            chain: offer.chain,
+        })
+    }
+
+    /// The index of the stage whose hop comes here: the one before, or the tail for the driver.
+    pub fn upstream(&self) -> StageIndex {
+        self.key.stage.0.checked_sub(1).map_or(self.chain.tail(), StageIndex)
+    }
+
+    /// The index of the stage that this one's hop goes to: the next, or the driver for the tail.
+    pub fn downstream(&self) -> StageIndex {
+        if self.key.stage == self.chain.tail() { StageIndex(0) } else { StageIndex(self.key.stage.0 + 1) }
+    }
+
+    /// A neighbour's peer.
+    pub fn peer(&self, neighbour: StageIndex) -> PeerKey {
+        self.chain.stage(neighbour).expect("a neighbour's index lies in the chain: it was computed from it").peer
+    }
+
+    /// The first message of this stage's own hop.
+    pub fn hop(&self) -> HopOpen {
+        HopOpen { session: self.key.session, epoch: self.epoch, from: self.key.stage, to: self.downstream() }
+    }
+
+    /// When the tail ends the generation.
+    pub fn ending(&self) -> Option<Ending> {
+        self.sampling.as_ref().map(|sampling| Ending {
+            prompt_length: sampling.prompt_length,
+            max_tokens: sampling.max_tokens,
+            end_of_generation: sampling.end_of_generation.clone(),
+            budget: self.budget,
+        })
+    }
+}
+
+fn sampling_fits(sampling: &TailOffer, budget: Position) -> bool {
+    let history = sampling.history.len() as u64;
+    let wanted = if sampling.parameters.looks_back() { u64::from(sampling.prompt_length.0) } else { 0 };
+    sampling.prompt_length.0 >= 1
+        && sampling.prompt_length < budget
+        && sampling.max_tokens >= 1
+        && sampling.end_of_generation.is_sorted()
+        && (history == wanted || history == u64::from(sampling.prompt_length.0))
+}
+
+/// A boundary inside a stage is where recovery may put one; this version rounds only what crosses a wire.
+fn rounds_at_cuts_only(rounding: &[(u16, WireDtype)], range: UnitRange) -> bool {
+    rounding.iter().all(|&(unit, dtype)| dtype == WireDtype::F32 || unit <= range.start() || unit >= range.end())
+}
+
+fn dtype_at(rounding: &[(u16, WireDtype)], unit: u16) -> WireDtype {
+    rounding.iter().find(|(boundary, _)| *boundary == unit).map_or(WireDtype::F32, |&(_, dtype)| dtype)
+}
