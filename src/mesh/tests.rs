@@ -112,6 +112,25 @@ async fn three_peers_know_each_other_from_one_address() {
 }
 
 #[tokio::test]
+async fn peers_that_join_over_loopback_learn_addresses_that_others_can_reach() {
+    let everywhere = |config: &mut MeshConfig| config.listen = vec!["/ip4/0.0.0.0/tcp/0".to_owned()];
+    let first = Peer::start(1, everywhere).await;
+    let port = first.address.rsplit('/').next().unwrap();
+    let join = format!("/ip4/127.0.0.1/tcp/{port}");
+    let at = |config: &mut MeshConfig| {
+        everywhere(config);
+        config.join = vec![join.clone()];
+    };
+    let (mut second, third) = (Peer::start(2, at).await, Peer::start(3, at).await);
+
+    second.until_up(third.key()).await;
+
+    let status = second.mesh.status().await.unwrap();
+    let site = status.listening.iter().any(|address| !address.contains("/127."));
+    assert!(!site || status.announced.iter().all(|address| !address.contains("/127.")), "{status:?}");
+}
+
+#[tokio::test]
 async fn gossip_goes_on_only_if_its_signature_holds() {
     // A line: the ends never connect, so whatever arrives was forwarded by the middle.
     let keys = [1, 2, 3].map(key_of);
