@@ -10,7 +10,7 @@
 //!
 //! Log-probabilities are reported of the model's own distribution: raw logits, before all of the above.
 //!
-//! **Why it is the same everywhere.** A candidate's weight `exp(logit − largest)` is computed by [`exp`], which uses only
+//! **Why it is the same everywhere.** A candidate's weight `exp(logit − largest)` is computed by an `exp` of our own, which uses only
 //! additions and multiplications in a fixed order, and is then rounded down to a multiple of 2⁻⁴⁰. Sums of weights are
 //! sums of integers and so do not depend on an order. (What is 2⁴⁰ times less probable than the best is never drawn.)
 //! The random number is Philox4x32-10 of seed and position, so that a token can be checked without those before it.

@@ -143,6 +143,7 @@ impl From<GenerateFailure> for ApiError {
                 Self::new(StatusCode::BAD_REQUEST, "context_length_exceeded", message).about("max_tokens")
             }
             GenerateFailure::Declined { retry_after, .. } => Self::unavailable("declined", message, retry_after),
+            GenerateFailure::Unreachable { .. } => Self::unavailable("unreachable", message, None),
             GenerateFailure::StageLost { .. } => Self::new(StatusCode::BAD_GATEWAY, "stage_lost", message),
             GenerateFailure::StageFailed { .. } => Self::new(StatusCode::BAD_GATEWAY, "stage_failed", message),
             GenerateFailure::Misbehaved { .. } => Self::new(StatusCode::BAD_GATEWAY, "stage_misbehaved", message),

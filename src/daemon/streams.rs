@@ -154,10 +154,14 @@ impl Carrier {
         let (id, inputs) = (self.id, self.inputs.clone());
         let read = async {
             loop {
-                match reader.receive().await {
-                    Ok(Some(message)) if inputs.send(Input::Stream(id, wrap(message))).await.is_ok() => {}
-                    Ok(_) => return CloseCause::Finished,
+                let message = match reader.receive().await {
+                    Ok(Some(message)) => message,
+                    Ok(None) => return CloseCause::Finished,
                     Err(error) => return cause(&error),
+                };
+                if inputs.send(Input::Stream(id, wrap(message))).await.is_err() {
+                    // The daemon has stopped.
+                    return CloseCause::Lost;
                 }
             }
         };

@@ -45,7 +45,7 @@ pub enum EngineCommand {
         range: UnitRange,
     },
     /// Open a stage of a session; answered by `Opened` or `OpenFailed`.
-    Open(Open),
+    Open(Box<Open>),
     /// Feed positions through a stage; answered by `Stepped`.
     Step(Step),
     /// Forget a stage of a session, if there is one. Not answered.

@@ -2,7 +2,7 @@
 //!
 //! A sum runs over 16 virtual lanes (element `i` goes to lane `i mod 16`), which are then added as a fixed tree. There is no
 //! fused multiply-add and no function of a platform library, so the compiler may use registers of any width, and
-//! does: [`widest!`] compiles a body a second time for AVX2 and chooses when it runs.
+//! does: `widest!` compiles a body a second time for AVX2 and chooses when it runs.
 
 /// Virtual lanes of a sum: what one AVX-512 register holds.
 const LANES: usize = 16;

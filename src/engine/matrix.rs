@@ -5,6 +5,18 @@
 //! given; it repacks weights at first use, which more than doubles the memory that was budgeted; and it takes other
 //! kernels for one row than for many, so that a result would depend on how a prompt was cut into chunks. Here each output
 //! is the dot product of one weight row and one input row, whatever runs beside it.
+//!
+//! What that costs until we have kernels of our own, in 10⁹ multiplications per second of one thread, candle's loop against this
+//! one, for 1 and for 128 input rows and a matrix of 8192 × 2048 (measured on a shared Xeon of 2.1 GHz with AVX-512):
+//!
+//! | format | 1 row | 128 rows |
+//! |---|---|---|
+//! | `Q8_0` | 12.6 / 5.6 | 36.7 / 7.6 |
+//! | `Q4_0` | 6.3 / 6.3 | 7.0 / 6.8 |
+//! | `Q4_K` | 10.0 / 7.6 | 44.5 / 10.6 |
+//! | `Q6_K` | 6.0 / 5.6 | 32.2 / 7.8 |
+//! | `F32` | 1.3 / 1.5 | 17.9 / 3.7 |
+//! | `F16` | 1.3 / 1.2 | 17.6 / 3.7 |
 
 use candle_core::quantized::GgmlType;
 use candle_core::quantized::k_quants::BlockQ4_0;

@@ -407,10 +407,9 @@ fn open(stage: &StageModel) -> SessionState {
 fn step(stage: &StageModel, session: &mut SessionState, tokens: &[u32]) -> Vec<f32> {
     let tokens: Vec<Token> = tokens.iter().copied().map(Token).collect();
     let first = session.length();
-    match stage.forward(session, StageInput::Tokens(&tokens), first, WantLogits::LastRow).unwrap() {
-        StageOutput::Logits(logits) => logits,
-        other => panic!("expected logits, got {other:?}"),
-    }
+    let output = stage.forward(session, StageInput::Tokens(&tokens), first, WantLogits::LastRow).unwrap();
+    let StageOutput::Logits(logits) = output else { panic!("logits were wanted") };
+    logits
 }
 
 /// A whole model with one session.

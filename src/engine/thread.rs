@@ -170,7 +170,7 @@ impl Engine {
                 Message::Command(EngineCommand::Stop) => break,
                 Message::Command(EngineCommand::Load(load)) => self.on_load(load),
                 Message::Command(EngineCommand::Unload { model, range }) => self.on_unload(model, range),
-                Message::Command(EngineCommand::Open(open)) => self.on_open(open),
+                Message::Command(EngineCommand::Open(open)) => self.on_open(*open),
                 Message::Command(EngineCommand::Step(step)) => self.on_step(step),
                 Message::Command(EngineCommand::Free { key }) => {
                     self.sessions.remove(&key);

@@ -175,9 +175,9 @@ impl Running {
     /// The next event that is no progress.
     fn event(&mut self) -> EngineEvent {
         loop {
-            match self.events.blocking_recv().unwrap() {
-                EngineEvent::Loading { .. } => {}
-                event => return event,
+            let event = self.events.blocking_recv().unwrap();
+            if !matches!(event, EngineEvent::Loading { .. }) {
+                return event;
             }
         }
     }
@@ -191,7 +191,7 @@ impl Running {
 
     fn try_open(&mut self, key: StageKey, range: UnitRange, tail: Option<TailState>) -> EngineEvent {
         let (capacity, rounding) = (Position(64), Vec::new());
-        self.command(EngineCommand::Open(Open { key, model: MODEL, range, capacity, rounding, tail }));
+        self.command(EngineCommand::Open(Box::new(Open { key, model: MODEL, range, capacity, rounding, tail })));
         self.event()
     }
 
@@ -201,10 +201,8 @@ impl Running {
 
     fn send(&mut self, step: Step) -> Result<StepResult, StepError> {
         self.command(EngineCommand::Step(step));
-        match self.event() {
-            EngineEvent::Stepped { result, .. } => result,
-            event => panic!("expected a step's result, got {event:?}"),
-        }
+        let EngineEvent::Stepped { result, .. } = self.event() else { panic!("expected a step's result") };
+        result
     }
 
     fn send_step(

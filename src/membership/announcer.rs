@@ -142,3 +142,94 @@ impl Announcer {
         order
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use expect_test::expect;
+
+    use super::*;
+
+    fn trace(announcer: &mut Announcer, until: u64, events: &[(u64, Event)]) -> String {
+        let mut lines = String::new();
+        let mut events = events.iter().peekable();
+        loop {
+            let tick = announcer.next_deadline();
+            let (at, event) = match events.next_if(|(at, _)| Time::ZERO.after(Span::millis(*at)) <= tick) {
+                Some((at, event)) => (Time::ZERO.after(Span::millis(*at)), *event),
+                None => (tick, Event::Ticked),
+            };
+            if at > Time::ZERO.after(Span::millis(until)) {
+                return lines;
+            }
+            for publish in announcer.handle(event, at) {
+                let millis = at.0 / 1_000;
+                lines += &match publish {
+                    Publish::Profile { order, valid_for } => {
+                        format!("{millis}: profile {} for {valid_for}\n", order.seq)
+                    }
+                    Publish::Card { model, order, .. } => format!("{millis}: card {} {}\n", model.short(), order.seq),
+                };
+            }
+        }
+    }
+
+    #[test]
+    fn changes_are_gathered_and_the_profile_is_said_again_before_it_is_forgotten() {
+        let mut announcer = Announcer::new(3, Time::ZERO);
+        let events = [
+            (1_000, Event::ProfileChanged),
+            (1_150, Event::ProfileChanged),
+            (1_190, Event::ProfileChanged),
+            (1_300, Event::ProfileChanged),
+        ];
+
+        expect![[r#"
+            200: profile 0 for 45.0 s
+            1200: profile 1 for 45.0 s
+            1500: profile 2 for 45.0 s
+            11500: profile 3 for 45.0 s
+            21500: profile 4 for 45.0 s
+        "#]]
+        .assert_eq(&trace(&mut announcer, 25_000, &events));
+    }
+
+    #[test]
+    fn a_large_network_is_told_less_often() {
+        let mut announcer = Announcer::new(3, Time::ZERO);
+
+        expect![[r#"
+            200: profile 0 for 180.0 s
+            40200: profile 1 for 180.0 s
+        "#]]
+        .assert_eq(&trace(&mut announcer, 60_000, &[(0, Event::PeersCounted(2_000))]));
+    }
+
+    #[test]
+    fn cards_are_said_while_the_manifest_is_here() {
+        let mut announcer = Announcer::new(3, Time::ZERO);
+        let model = ModelId::new([0xab; 32]);
+        let events = [(500, Event::ModelAdded(model)), (15_000, Event::ModelRemoved(model))];
+
+        expect![[r#"
+            200: profile 0 for 45.0 s
+            700: card abababab 1
+            10200: profile 2 for 45.0 s
+            10700: card abababab 3
+            20200: profile 4 for 45.0 s
+        "#]]
+        .assert_eq(&trace(&mut announcer, 25_000, &events));
+    }
+
+    #[test]
+    fn newcomers_are_greeted_and_a_crowd_of_them_once() {
+        let mut announcer = Announcer::new(3, Time::ZERO);
+        let crowd: Vec<_> = (0..10).map(|index| (5_000 + 100 * index, Event::NeighbourJoined)).collect();
+
+        expect![[r#"
+            200: profile 0 for 45.0 s
+            5200: profile 1 for 45.0 s
+            7200: profile 2 for 45.0 s
+        "#]]
+        .assert_eq(&trace(&mut announcer, 9_000, &crowd));
+    }
+}

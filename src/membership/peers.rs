@@ -197,7 +197,8 @@ impl Peers {
         let penalty = first_penalty.times(1 << count.min(32)).min(longest_penalty);
         let until = now.after(penalty);
         // A lease that failed stays the graver failure until a success.
-        let failure = record.demotion.map_or(failure, |old| if old.failure == Failure::Lease { old.failure } else { failure });
+        let failure =
+            record.demotion.map_or(failure, |old| if old.failure == Failure::Lease { old.failure } else { failure });
         record.demotion = Some(Demotion { failure, count: count.saturating_add(1), until, served: Served::Not });
         self.rearm(peer);
         vec![Change::PeerDemoted { peer, until }]
@@ -316,10 +317,9 @@ impl Peers {
         let Some(order) = record.order else {
             return;
         };
-        if self.ghosts.len() >= self.config.max_peers {
-            if let Some((_, forgotten)) = self.forgetting.pop_first() {
-                self.ghosts.remove(&forgotten);
-            }
+        let full = self.ghosts.len() >= self.config.max_peers;
+        if let Some((_, forgotten)) = full.then(|| self.forgetting.pop_first()).flatten() {
+            self.ghosts.remove(&forgotten);
         }
         let forget = now.after(self.config.remember);
         self.ghosts.insert(peer, Ghost { order, demotion: record.demotion, forget });

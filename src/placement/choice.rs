@@ -16,15 +16,17 @@ pub(super) struct Choice {
     pub(super) take: Vec<UnitRange>,
     /// What is dropped once all of it is ready.
     pub(super) leave: Vec<UnitRange>,
-    /// What it is for.
+    /// The new place.
     pub(super) target: UnitRange,
+    /// The part of it for which it is taken; others may hold the rest.
+    pub(super) purpose: UnitRange,
     /// Whether it only makes the mesh faster.
     pub(super) gain: bool,
 }
 
 impl Choice {
     fn simple(target: UnitRange) -> Self {
-        Self { take: vec![target], leave: Vec::new(), target, gain: false }
+        Self { take: vec![target], leave: Vec::new(), target, purpose: target, gain: false }
     }
 
     /// The units that this peer won't hold any more.
@@ -67,12 +69,22 @@ fn best(cover: &Cover, windows: Vec<UnitRange>, preferred: Option<UnitRange>) ->
     let weakest = counts.iter().min().copied().unwrap_or(0);
     let weak = |unit: u16| counts.get(usize::from(unit)) == Some(&weakest);
     let aligned = |start: u16| weak(start) && start.checked_sub(1).is_none_or(|before| !weak(before));
-    let strength = |window: &UnitRange| {
-        let mut after = cover.clone();
-        after.add(*window);
-        (after.sorted(), Some(*window) == preferred, aligned(window.start()), Reverse(window.start()))
+    let rank = |window: &UnitRange| {
+        let preferred = Some(*window) == preferred;
+        (Reverse(weakness(cover, *window)), preferred, aligned(window.start()), Reverse(window.start()))
     };
-    windows.into_iter().max_by_key(strength)
+    windows.into_iter().max_by_key(rank)
+}
+
+/// Orders windows as the sorted cover after adding them would, the other way round, without sorting all of it: what
+/// counts is how many units of the lowest level a window raises, then of the next.
+fn weakness(cover: &Cover, window: UnitRange) -> Vec<u32> {
+    let counts = window.iter().filter_map(|unit| cover.counts().get(usize::from(unit)).copied());
+    let mut weakness: Vec<u32> = counts.collect();
+    weakness.sort_unstable();
+    // A longer window is the better one if it raises the same and more.
+    weakness.push(u32::MAX);
+    weakness
 }
 
 /// Takes as much of `hole` as there is room for.
@@ -86,9 +98,10 @@ pub(super) fn by_moving(fit: &Fit, sight: &Sight, own: &[UnitRange], hole: UnitR
     let moved = spare.filter_map(|left| {
         let rest: Vec<_> = own.iter().filter(|range| *range != left).copied().collect();
         let target = around(fit, &rest, hole)?;
-        Some(Choice { leave: vec![*left], ..Choice::simple(target) })
+        let purpose = UnitRange::new(target.start().max(hole.start()), target.end().min(hole.end())).ok()?;
+        Some(Choice { leave: vec![*left], purpose, ..Choice::simple(target) })
     });
-    moved.max_by_key(|choice| (choice.target.count(), Reverse(choice.leave.clone())))
+    moved.max_by_key(|choice| (choice.purpose.count(), Reverse(choice.leave.clone())))
 }
 
 /// The longest range from the hole's start; at the model's end it reaches back, so that no room is wasted.
@@ -114,7 +127,7 @@ pub(super) fn by_trimming(fit: &Fit, sight: &Sight, own: &[UnitRange], hole: Uni
     let choices = trims.filter_map(|(left, kept)| {
         let rest: Vec<_> = own.iter().map(|range| if *range == left { kept } else { *range }).collect();
         let target = fit.longest(&rest, hole.start(), hole.end())?;
-        let choice = Choice { take: vec![kept, target], leave: vec![left], target, gain: false };
+        let choice = Choice { take: vec![kept, target], leave: vec![left], ..Choice::simple(target) };
         let possible = sight.hold_besides_me(&choice.given_up()) && fit.memory_allows(&[own, &choice.take].concat());
         possible.then_some(choice)
     });
@@ -175,5 +188,39 @@ impl Strength {
         let mut sorted = self.of_units.clone();
         sorted.sort_unstable();
         sorted
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn the_less_weak_window_leaves_the_stronger_sorted_cover(
+            counts in proptest::collection::vec(0..4_usize, 1..12),
+            (one, other) in ((0..12_u16, 1..12_u16), (0..12_u16, 1..12_u16)),
+        ) {
+            let units = u16::try_from(counts.len()).unwrap();
+            let mut cover = Cover::empty(units);
+            for (unit, count) in (0..).zip(&counts) {
+                (0..*count).for_each(|_| cover.add(UnitRange::new(unit, unit + 1).unwrap()));
+            }
+            let window = |(start, count): (u16, u16)| {
+                UnitRange::new(start % units, (start % units + count).min(units)).unwrap()
+            };
+            let after = |window: UnitRange| {
+                let mut after = cover.clone();
+                after.add(window);
+                after.sorted()
+            };
+            let (one, other) = (window(one), window(other));
+
+            let by_weakness = weakness(&cover, other).cmp(&weakness(&cover, one));
+
+            prop_assert_eq!(by_weakness, after(one).cmp(&after(other)));
+        }
     }
 }

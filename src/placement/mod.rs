@@ -256,8 +256,9 @@ impl Placement {
         let fit = Fit::new(needs, offer)?;
         let sight = Sight::new(me, model, fit.units(), config);
         let spread = Span(u64::from(sight.fraction()).saturating_mul(config.listen_spread.0) / u64::from(u16::MAX));
-        // Where everything fits there is nothing to agree on.
-        let listen = if fit.whole().is_some() { Span::ZERO } else { config.listen.plus(spread) };
+        // Where everything fits, or the user has said what to hold, there is nothing to agree on.
+        let agreed = fit.whole().is_some() || offer.pinned.is_some();
+        let listen = if agreed { Span::ZERO } else { config.listen.plus(spread) };
         Ok(Self {
             config,
             pinned: offer.pinned,
@@ -332,7 +333,8 @@ impl Placement {
         self.failures = 0;
         self.placed = self.now;
         let filled = |intent: &mut Intent| {
-            intent.phase == Phase::Filling && intent.choice.take.iter().all(|range| self.own.get(range) == Some(&Own::Ready))
+            intent.phase == Phase::Filling
+                && intent.choice.take.iter().all(|range| self.own.get(range) == Some(&Own::Ready))
         };
         if let Some(intent) = self.intent.take_if(filled) {
             self.leaving.extend(intent.choice.leave);
@@ -440,7 +442,11 @@ impl Placement {
             Phase::Filling => self.intent = Some(intent),
             Phase::Emptying if intent.choice.leave.iter().any(|range| self.own.contains_key(range)) => {
                 let restored = |range| self.own.get(range) == Some(&Own::Ready) && !self.leaving.contains(range);
-                if intent.choice.leave.iter().any(restored) { self.withdraw(&intent, decisions) } else { self.intent = Some(intent) }
+                if intent.choice.leave.iter().any(restored) {
+                    self.withdraw(&intent, decisions)
+                } else {
+                    self.intent = Some(intent)
+                }
             }
             Phase::Emptying => self.carry_out(intent, decisions),
             Phase::Waiting => match self.second_thought(&intent) {
@@ -463,7 +469,7 @@ impl Placement {
         if self.own.is_empty() {
             return choice::join(&self.fit, &self.sight, choice.take.first().copied());
         }
-        let wanted = choice.gain || !self.sight.taken_before_me(&choice.target);
+        let wanted = choice.gain || !self.sight.taken_before_me(choice.purpose);
         (wanted && self.sight.hold_besides_me(&choice.given_up())).then(|| choice.clone())
     }
 
@@ -493,23 +499,29 @@ impl Placement {
         self.now.after(self.config.settle).after(self.config.slot.times(rank.min(MAX_SLOTS)))
     }
 
-    /// Retires what was replaced, as soon as others hold all of it.
+    /// Retires what was replaced, as soon as others hold all of it; one range at a time.
     fn retire_replaced(&mut self, decisions: &mut Vec<Decision>) {
+        let emptying = self.intent.as_ref().is_some_and(|intent| intent.phase == Phase::Emptying);
         let over = !self.fit.allows(&self.own.keys().copied().collect::<Vec<_>>());
+        if !over && !emptying {
+            self.leaving.clear();
+        }
+        let retiring = self.own.values().any(|own| matches!(own, Own::Retired(_) | Own::Unloading));
+        if retiring || self.now < self.idle_until {
+            return;
+        }
+        // Where what was replaced is needed after all, something else may do that others hold.
         let any = if over && self.intent.is_none() { self.ready() } else { Vec::new() };
-        for range in [self.leaving.clone(), any].concat() {
-            let retiring = self.own.values().any(|own| matches!(own, Own::Retired(_) | Own::Unloading));
-            let spared = self.now < self.idle_until || retiring;
-            if spared || self.own.get(&range) != Some(&Own::Ready) || !self.held_otherwise(range) {
-                continue;
-            }
+        let elsewhere = |range: &UnitRange| self.sight.hold_besides_me(&range.iter().collect::<Vec<_>>());
+        let any: Vec<_> = any.into_iter().filter(elsewhere).collect();
+        let mut candidates = self.leaving.iter().chain(&any).copied();
+        let ready = |range: &UnitRange| self.own.get(range) == Some(&Own::Ready);
+        if let Some(range) = candidates.find(|range| ready(range) && self.held_otherwise(*range)) {
             let rank = self.sight.rank_among_holders(range).min(MAX_SLOTS);
             let look = self.now.after(self.config.settle).after(self.config.slot.times(rank));
             self.own.insert(range, Own::Retired(look));
             decisions.push(Decision::Retire(range));
         }
-        let own = &self.own;
-        self.leaving.retain(|range| own.contains_key(range));
     }
 
     fn look_at_retired(&mut self, decisions: &mut Vec<Decision>) {

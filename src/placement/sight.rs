@@ -105,23 +105,24 @@ impl Sight {
         self.precedence(self.me, class)
     }
 
-    /// Whether others that go first take, or have, a unit of `target`, for a peer that serves already.
-    pub(super) fn taken_before_me(&self, target: &UnitRange) -> bool {
+    /// Whether others that go first take, or have, a unit of `wanted`, for a peer that serves already.
+    pub(super) fn taken_before_me(&self, wanted: UnitRange) -> bool {
         let mine = self.my_precedence(Class::Serving);
         let held = self.committed();
         let intents = self.intents();
         let mut before = intents.iter().filter(|(precedence, _)| *precedence < mine);
-        before.any(|(_, range)| range.overlaps(*target))
-            || target.iter().any(|unit| held.counts().get(usize::from(unit)).is_some_and(|count| *count > 0))
+        before.any(|(_, range)| range.overlaps(wanted))
+            || wanted.iter().any(|unit| held.counts().get(usize::from(unit)).is_some_and(|count| *count > 0))
     }
 
-    /// Whether each of `units` is ready at another peer that will keep it: one that is not about to change, or that
-    /// goes after this one.
+    /// Whether each of `units` is ready at another peer that will keep it: one that is not about to change, or whose
+    /// intent must yield to this one's.
     pub(super) fn hold_besides_me(&self, units: &[u16]) -> bool {
         let mine = self.my_precedence(Class::Serving);
         let keeps = |other: &Other| {
-            let moving = self.live(other).any(|holding| holding.state != HoldingState::Ready);
-            !moving || self.precedence(other.peer, Class::Serving) > mine
+            let says = |state| self.live(other).any(|holding| holding.state == state);
+            let yields = self.precedence(other.peer, Class::Serving) > mine;
+            !says(HoldingState::Loading) && (yields || !says(HoldingState::Intended))
         };
         let keepers: Vec<_> = self.others.iter().filter(|other| keeps(other)).collect();
         let ready = |other: &Other, unit: u16| {
@@ -138,7 +139,7 @@ impl Sight {
         let twice = |unit: u16| cover.counts().get(usize::from(unit)).is_some_and(|count| *count > 1);
         let able = |other: &Other| match class {
             Class::Newcomer => self.class(other) == Class::Newcomer,
-            Class::Serving if choice.leave.is_empty() => other.memory_free >= fit.unit_bytes(choice.target.start()),
+            Class::Serving if choice.leave.is_empty() => other.memory_free >= fit.unit_bytes(choice.purpose.start()),
             Class::Serving => other.holdings.iter().any(|holding| holding.range.iter().all(twice)),
         };
         let better = |other: &&Other| self.precedence(other.peer, self.class(other)) < mine;

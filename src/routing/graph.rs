@@ -188,8 +188,10 @@ impl Graph {
             linked[peer] = peer;
             self.near[peer].iter().for_each(|(other, _)| linked[*other] = peer);
             let unmeasured = ranked.iter().find(|(.., other)| linked[*other] != peer);
-            let far = unmeasured.map_or((UNREACHED, 0), |(cost, node, _)| (cost.saturating_add(self.default_trip), *node));
-            let close = self.near[peer].iter().map(|(other, trip)| (here[*other].0.saturating_add(*trip), here[*other].1));
+            let far =
+                unmeasured.map_or((UNREACHED, 0), |(cost, node, _)| (cost.saturating_add(self.default_trip), *node));
+            let close =
+                self.near[peer].iter().map(|(other, trip)| (here[*other].0.saturating_add(*trip), here[*other].1));
             arrivals.push(close.fold(far, Ord::min));
         }
         arrivals

@@ -231,7 +231,8 @@ fn standby(view: &View, usable: &[Holder], peer: PeerKey, range: UnitRange) -> O
 
 /// Spreads `peer` evenly, another way for each seed (splitmix64's finisher over the key's words).
 fn mixed(seed: u64, peer: PeerKey) -> u64 {
-    let words = peer.as_bytes().chunks_exact(8).map(|word| word.iter().fold(0, |sum, byte| sum << 8 | u64::from(*byte)));
+    let words =
+        peer.as_bytes().chunks_exact(8).map(|word| word.iter().fold(0, |sum, byte| sum << 8 | u64::from(*byte)));
     words.fold(seed, |state, word| {
         let state = (state ^ word).wrapping_add(0x9e37_79b9_7f4a_7c15);
         let state = (state ^ state >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);

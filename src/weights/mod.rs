@@ -7,6 +7,8 @@
 //!  blobs: manifests and vocabularies by hash      catalogue: which models this data directory knows
 //! ```
 
+pub mod blobs;
+pub mod catalogue;
 pub mod chat;
 pub mod fixture;
 pub mod gguf;
@@ -18,7 +20,9 @@ pub mod writer;
 
 mod bytepairs;
 mod cursor;
+mod durable;
 mod merge;
+mod models_file;
 mod noise;
 mod sentencepiece;
 mod splitter;

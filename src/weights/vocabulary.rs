@@ -208,9 +208,13 @@ mod tests {
     use crate::weights::writer::GgufWriter;
 
     fn read(writer: &GgufWriter) -> Result<Vocabulary, VocabularyError> {
+        read_vocabulary(&file(writer))
+    }
+
+    fn file(writer: &GgufWriter) -> GgufFile {
         let mut bytes = Vec::new();
         writer.write_tables(&mut bytes).unwrap();
-        read_vocabulary(&GgufFile::from_bytes(bytes).unwrap())
+        GgufFile::from_bytes(bytes).unwrap()
     }
 
     #[test]

@@ -1,0 +1,208 @@
+//! Fetching by hash: manifests and vocabularies, in bounded pieces, verified before anybody sees them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::time::Duration;
+
+use bytes::Bytes;
+use bytes::BytesMut;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::Semaphore;
+use tokio::time::sleep;
+use tokio::time::timeout;
+
+use crate::ids::BlobHash;
+use crate::ids::PeerKey;
+use crate::mesh::error::FetchError;
+use crate::mesh::error::StreamError;
+use crate::mesh::streams::Greeted;
+use crate::wire::fetch::FetchAnswer;
+use crate::wire::fetch::FetchRequest;
+use crate::wire::fetch::MAX_BLOB;
+use crate::wire::fetch::MAX_PIECE;
+
+/// Fetch streams served at once; further ones hear `Busy` (arbitrary, holds 8 MiB of pieces at most).
+const MAX_SERVED: usize = 8;
+
+/// Of these, for one peer.
+const MAX_SERVED_PER_PEER: usize = 2;
+
+/// Bytes per second served on one stream at most (arbitrary: 8 streams fill a 4 Gbit/s link).
+const SERVE_RATE: u64 = 64 << 20;
+
+/// How long one piece may take to ask for or to come.
+const PIECE_LIMIT: Duration = Duration::from_secs(20);
+
+/// What this peer serves by hash.
+pub trait BlobSource: Send + Sync + 'static {
+    /// A piece of a blob and the blob's length, or `None` if it is not here. May read from disk.
+    ///
+    /// The piece has `length` bytes from `offset`, or fewer at the blob's end.
+    fn piece(&self, blob: BlobHash, offset: u64, length: u32) -> Option<BlobPiece>;
+}
+
+/// A piece of a blob.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BlobPiece {
+    /// Length of the whole blob.
+    pub total: u64,
+    /// The bytes.
+    pub data: Bytes,
+}
+
+/// Serves nothing.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NoBlobs;
+
+impl BlobSource for NoBlobs {
+    fn piece(&self, _: BlobHash, _: u64, _: u32) -> Option<BlobPiece> {
+        None
+    }
+}
+
+/// Serves fetch streams, a bounded number at once and each at a bounded rate.
+#[derive(Clone)]
+pub(super) struct Server {
+    blobs: Arc<dyn BlobSource>,
+    places: Arc<Semaphore>,
+    peers: Arc<Mutex<BTreeMap<PeerKey, usize>>>,
+}
+
+/// A place at the server, given back when dropped.
+struct Place {
+    _all: OwnedSemaphorePermit,
+    peer: PeerKey,
+    peers: Arc<Mutex<BTreeMap<PeerKey, usize>>>,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = peers.get_mut(&self.peer) {
+            *count -= 1;
+            if *count == 0 {
+                peers.remove(&self.peer);
+            }
+        }
+    }
+}
+
+impl Server {
+    pub(super) fn new(blobs: Arc<dyn BlobSource>) -> Self {
+        Self { blobs, places: Arc::new(Semaphore::new(MAX_SERVED)), peers: Arc::default() }
+    }
+
+    /// Answers requests until the stream closes, goes silent or breaks the protocol.
+    pub(super) async fn serve(self, peer: PeerKey, stream: Greeted) {
+        let Greeted { mut reader, mut writer } = stream;
+        let place = self.place(peer);
+        loop {
+            let request = match timeout(PIECE_LIMIT, reader.receive::<FetchRequest>()).await {
+                Ok(Ok(Some(request))) => request,
+                Ok(Ok(None)) | Err(_) => return,
+                Ok(Err(error)) => {
+                    tracing::debug!(peer = %peer.short(), %error, "ended a fetch");
+                    return;
+                }
+            };
+            let answer = if place.is_some() { self.answer(request).await } else { FetchAnswer::Busy };
+            let sent = timeout(PIECE_LIMIT, writer.send(&answer)).await;
+            if place.is_none() || !matches!(sent, Ok(Ok(()))) {
+                // The caller sees the stream end.
+                writer.close().await;
+                return;
+            }
+            pace(&answer).await;
+        }
+    }
+
+    fn place(&self, peer: PeerKey) -> Option<Place> {
+        let all = Arc::clone(&self.places).try_acquire_owned().ok()?;
+        let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = peers.entry(peer).or_default();
+        if *count >= MAX_SERVED_PER_PEER {
+            return None;
+        }
+        *count += 1;
+        Some(Place { _all: all, peer, peers: Arc::clone(&self.peers) })
+    }
+
+    async fn answer(&self, request: FetchRequest) -> FetchAnswer {
+        let blobs = Arc::clone(&self.blobs);
+        let FetchRequest { blob, offset, length } = request;
+        let read = tokio::task::spawn_blocking(move || blobs.piece(blob, offset, length.min(MAX_PIECE))).await;
+        match read {
+            Ok(Some(piece)) if piece.total <= MAX_BLOB && piece.data.len() <= length as usize => {
+                FetchAnswer::Piece { total: piece.total, data: piece.data }
+            }
+            Ok(_) => FetchAnswer::NotFound,
+            Err(error) => {
+                tracing::warn!(%error, "reading a blob failed");
+                FetchAnswer::NotFound
+            }
+        }
+    }
+}
+
+/// Rests as long as what was sent takes at the rate.
+async fn pace(answer: &FetchAnswer) {
+    if let FetchAnswer::Piece { data, .. } = answer {
+        sleep(Duration::from_micros(data.len() as u64 * 1_000_000 / SERVE_RATE)).await;
+    }
+}
+
+/// Fetches a whole blob over one stream and verifies it.
+pub(super) async fn fetch(peer: PeerKey, stream: Greeted, blob: BlobHash, max: u64) -> Result<Bytes, FetchError> {
+    let Greeted { mut reader, mut writer } = stream;
+    let limit = max.min(MAX_BLOB);
+    let mut got = BytesMut::new();
+    let mut expected = None;
+    loop {
+        let request = FetchRequest { blob, offset: got.len() as u64, length: MAX_PIECE };
+        let asked = async {
+            writer.send(&request).await?;
+            reader.receive::<FetchAnswer>().await
+        };
+        let silent = || FetchError::Silent { peer, limit: PIECE_LIMIT };
+        let answer = timeout(PIECE_LIMIT, asked).await.map_err(|_| silent())??;
+        let (total, data) = piece_of(answer, peer, blob)?;
+        check_piece(peer, total, data.len() as u64, got.len() as u64, *expected.get_or_insert(total), limit)?;
+        got.extend_from_slice(&data);
+        if got.len() as u64 == total {
+            break;
+        }
+    }
+    let hash = BlobHash::new(*blake3::hash(&got).as_bytes());
+    if hash != blob {
+        return Err(FetchError::WrongHash { expected: blob, got: hash });
+    }
+    Ok(got.freeze())
+}
+
+fn piece_of(answer: Option<FetchAnswer>, peer: PeerKey, blob: BlobHash) -> Result<(u64, Bytes), FetchError> {
+    match answer {
+        Some(FetchAnswer::Piece { total, data }) => Ok((total, data)),
+        Some(FetchAnswer::NotFound) => Err(FetchError::NotFound { peer, blob }),
+        Some(FetchAnswer::Busy) => Err(FetchError::Busy { peer }),
+        None => Err(StreamError::Cut { what: "fetch answer" }.into()),
+    }
+}
+
+fn check_piece(peer: PeerKey, total: u64, length: u64, had: u64, expected: u64, limit: u64) -> Result<(), FetchError> {
+    let bad = |reason| Err(FetchError::BadPiece { peer, reason });
+    if total > limit {
+        return Err(FetchError::TooLarge { limit, got: total });
+    }
+    if total != expected {
+        return bad("the length changed");
+    }
+    if had + length > total {
+        return bad("it goes beyond the end");
+    }
+    if length == 0 && total != 0 {
+        return bad("it is empty");
+    }
+    Ok(())
+}

@@ -1,0 +1,472 @@
+//! Which models this data directory knows, and where their weights lie.
+//!
+//! `models.json` is a small table; manifests and vocabularies are blobs. A file of weights is hashed when it is
+//! imported; from
+//! then on its length and time of change say whether it is still the same.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::path::PathBuf;
+use std::time::UNIX_EPOCH;
+
+use thiserror::Error;
+
+use crate::amounts::Bytes;
+use crate::ids::BlobHash;
+use crate::ids::ModelId;
+use crate::weights::blobs::BlobError;
+use crate::weights::blobs::Blobs;
+use crate::weights::gguf::GgufError;
+use crate::weights::gguf::GgufFile;
+use crate::weights::llama::ModelError;
+use crate::weights::manifest::Progress;
+use crate::weights::manifest::build_manifest;
+use crate::weights::models_file;
+use crate::weights::tokenizer::Tokenizer;
+use crate::weights::vocabulary::VocabularyError;
+use crate::weights::vocabulary::read_vocabulary;
+use crate::wire::bad::BadMessage;
+use crate::wire::manifest::Manifest;
+use crate::wire::text::is_printable;
+use crate::wire::text::printable;
+use crate::wire::vocabulary::Vocabulary;
+
+/// Bytes of a title, as many as a model's card carries.
+const MAX_TITLE: usize = 96;
+
+/// Bytes of an alias. Arbitrary.
+const MAX_ALIAS: usize = 64;
+
+/// The fewest digits of an id that name a model.
+pub const MIN_PREFIX: usize = 8;
+
+/// Why the catalogue could not do what it was asked.
+#[derive(Debug, Error)]
+pub enum CatalogueError {
+    /// The operating system refused.
+    #[error("cannot {action} {}", path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// `models.json` is not what was written.
+    #[error("{} is damaged: {reason}", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A manifest or vocabulary could not be stored or read.
+    #[error("a blob of the model is in the way")]
+    Blob(#[from] BlobError),
+    /// The file is no GGUF.
+    #[error(transparent)]
+    File(#[from] GgufError),
+    /// The file's model can't be run.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// The file's tokenizer can't be used.
+    #[error(transparent)]
+    Vocabulary(#[from] VocabularyError),
+    /// A manifest or vocabulary breaks the rules for exchanging them.
+    #[error("the model cannot be described to other peers")]
+    Message(#[from] BadMessage),
+    /// A vocabulary that is not the manifest's.
+    #[error("the manifest names the vocabulary {expected}, got {got}")]
+    OtherVocabulary {
+        /// By the manifest.
+        expected: BlobHash,
+        /// Of the bytes given.
+        got: BlobHash,
+    },
+    /// The manifest's model has another number of tokens than the vocabulary.
+    #[error("the manifest has {expected} token ids, the vocabulary {got} tokens")]
+    VocabularySize {
+        /// By the manifest.
+        expected: u32,
+        /// Tokens in the vocabulary.
+        got: usize,
+    },
+    /// The file is not the one that was imported.
+    #[error("{} has changed since it was imported; import it again", path.display())]
+    Changed {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A path that cannot be written down.
+    #[error("the path {} is not valid Unicode", path.display())]
+    Path {
+        /// The path.
+        path: PathBuf,
+    },
+    /// Only the description of the model is here.
+    #[error("the weights of model {id} are not on this machine")]
+    NoWeights {
+        /// The model.
+        id: ModelId,
+    },
+    /// No such model.
+    #[error("the model {id} is not in the catalogue")]
+    Unknown {
+        /// The model.
+        id: ModelId,
+    },
+    /// An alias that can't be given.
+    #[error("\"{alias}\" cannot be an alias: {reason}")]
+    Alias {
+        /// The alias.
+        alias: String,
+        /// Why not.
+        reason: &'static str,
+    },
+}
+
+/// Why a name stands for no model.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum ResolveError {
+    /// Neither an id, nor the beginning of one, nor an alias.
+    #[error("no model is called \"{name}\"")]
+    Unknown {
+        /// The name.
+        name: String,
+    },
+    /// Too few digits.
+    #[error("\"{name}\" is too short: at least {MIN_PREFIX} digits of an id are needed")]
+    TooShort {
+        /// The name.
+        name: String,
+    },
+    /// The beginning of several ids.
+    #[error("\"{name}\" stands for {} models: {}", matches.len(), list(matches))]
+    Ambiguous {
+        /// The name.
+        name: String,
+        /// The models, ascending.
+        matches: Vec<ModelId>,
+    },
+}
+
+/// One model of the catalogue.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// The model.
+    pub id: ModelId,
+    /// A title for people.
+    pub title: String,
+    /// This machine's own name for it, if it has one.
+    pub alias: Option<String>,
+    /// Its units.
+    pub units: u16,
+    /// Bytes of all its tensors.
+    pub bytes: Bytes,
+    /// Where its weights are.
+    pub weights: Place,
+}
+
+/// Where a model's weights are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// In a GGUF file.
+    File(Stamp),
+    /// In the program itself.
+    Embedded,
+    /// Not on this machine.
+    Elsewhere,
+}
+
+/// A file as it was when it was imported.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stamp {
+    /// Where.
+    pub path: PathBuf,
+    /// Its length.
+    pub length: u64,
+    /// When it was last changed, in nanoseconds since 1970.
+    pub modified: u128,
+}
+
+/// What an import gave.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Imported {
+    /// The model.
+    pub id: ModelId,
+    /// Its description.
+    pub manifest: Manifest,
+    /// Its tokenizer.
+    pub vocabulary: Vocabulary,
+    /// Its title.
+    pub title: String,
+}
+
+/// The models that a data directory knows. One process owns it at a time.
+#[derive(Debug)]
+pub struct Catalogue {
+    path: PathBuf,
+    blobs: Blobs,
+    entries: BTreeMap<ModelId, Entry>,
+    embedded: BTreeMap<ModelId, &'static [u8]>,
+}
+
+impl Catalogue {
+    /// Opens the catalogue of a data directory, which may be empty.
+    ///
+    /// # Errors
+    /// `Io`, `Blob`, or `Damaged` if the table cannot be read.
+    pub fn open(directory: &Path) -> Result<Self, CatalogueError> {
+        let blobs = Blobs::open(&directory.join("blobs"))?;
+        let path = directory.join("models.json");
+        let entries = models_file::read(&path)?;
+        Ok(Self { path, blobs, entries, embedded: BTreeMap::new() })
+    }
+
+    /// Adds a GGUF file. One that is already known and has not changed is not read again.
+    ///
+    /// # Errors
+    /// What is wrong with the file, or what is in the way.
+    pub fn import(&mut self, path: &Path, progress: impl FnMut(Progress)) -> Result<Imported, CatalogueError> {
+        let path = fs::canonicalize(path).map_err(io("find", path))?;
+        if path.to_str().is_none() {
+            return Err(CatalogueError::Path { path });
+        }
+        let stamp = Stamp::of(&path)?;
+        if let Some(known) = self.known(&stamp) {
+            return Ok(known);
+        }
+        let file = GgufFile::open(&path)?;
+        let stem = path.file_stem().map_or_else(String::new, |stem| stem.to_string_lossy().into_owned());
+        let imported = self.describe(&file, &stem, progress)?;
+        if Stamp::of(&path)? != stamp {
+            return Err(CatalogueError::Changed { path });
+        }
+        self.add(&imported, Place::File(stamp), Some(stem))?;
+        Ok(imported)
+    }
+
+    /// Adds a GGUF that is part of the program, to be done at each start.
+    ///
+    /// # Errors
+    /// What is wrong with the bytes, or what is in the way.
+    pub fn import_embedded(&mut self, bytes: &'static [u8], alias: &str) -> Result<Imported, CatalogueError> {
+        let imported = self.describe(&GgufFile::from_static(bytes)?, alias, |_| ())?;
+        self.embedded.insert(imported.id, bytes);
+        self.add(&imported, Place::Embedded, Some(alias.to_owned()))?;
+        Ok(imported)
+    }
+
+    /// Adds a model that other peers hold, from the bytes that they sent. `title` is what they call it.
+    ///
+    /// # Errors
+    /// What is wrong with the bytes, which is their fault, or what is in the way.
+    pub fn remember_remote(
+        &mut self,
+        manifest: &[u8],
+        vocabulary: &[u8],
+        title: &str,
+    ) -> Result<Imported, CatalogueError> {
+        let description = Manifest::decode(manifest)?;
+        let words = Vocabulary::decode(vocabulary)?;
+        let (expected, got) = (description.vocabulary, words.hash());
+        if got != expected {
+            return Err(CatalogueError::OtherVocabulary { expected, got });
+        }
+        self.store(description, words, title.to_owned()).and_then(|imported| {
+            self.add(&imported, Place::Elsewhere, None)?;
+            Ok(imported)
+        })
+    }
+
+    /// Gives a model a name of this machine's own, in place of the one it had.
+    ///
+    /// # Errors
+    /// `Unknown`, `Alias` or `Io`.
+    pub fn set_alias(&mut self, id: ModelId, alias: &str) -> Result<(), CatalogueError> {
+        self.check_alias(id, alias)?;
+        let entry = self.entries.get_mut(&id).ok_or(CatalogueError::Unknown { id })?;
+        entry.alias = Some(alias.to_owned());
+        models_file::write(&self.path, &self.entries)
+    }
+
+    /// The models, ascending by id.
+    pub fn list(&self) -> impl ExactSizeIterator<Item = &Entry> {
+        self.entries.values()
+    }
+
+    /// The entry of a model.
+    pub fn entry(&self, id: ModelId) -> Option<&Entry> {
+        self.entries.get(&id)
+    }
+
+    /// The model that is called so: by alias, by id, or by the beginning of its id.
+    ///
+    /// # Errors
+    /// [`ResolveError`] if that is none or several.
+    pub fn resolve(&self, name: &str) -> Result<ModelId, ResolveError> {
+        let named = self.entries.values().find(|entry| entry.alias.as_deref() == Some(name));
+        if let Some(entry) = named {
+            return Ok(entry.id);
+        }
+        let unknown = || ResolveError::Unknown { name: name.to_owned() };
+        if name.is_empty() || !name.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+            return Err(unknown());
+        }
+        if name.len() < MIN_PREFIX {
+            return Err(ResolveError::TooShort { name: name.to_owned() });
+        }
+        let prefix = name.to_ascii_lowercase();
+        let matches: Vec<ModelId> =
+            self.entries.keys().copied().filter(|id| id.to_string().starts_with(&prefix)).collect();
+        match matches.as_slice() {
+            [] => Err(unknown()),
+            [id] => Ok(*id),
+            _ => Err(ResolveError::Ambiguous { name: name.to_owned(), matches }),
+        }
+    }
+
+    /// The file of a model's weights, if it is still the one that was imported.
+    ///
+    /// # Errors
+    /// `Unknown`, `NoWeights`, `Changed`, or what is wrong with the file.
+    pub fn source(&self, id: ModelId) -> Result<GgufFile, CatalogueError> {
+        let entry = self.entries.get(&id).ok_or(CatalogueError::Unknown { id })?;
+        match &entry.weights {
+            Place::File(stamp) if Stamp::of(&stamp.path)? == *stamp => Ok(GgufFile::open(&stamp.path)?),
+            Place::File(stamp) => Err(CatalogueError::Changed { path: stamp.path.clone() }),
+            Place::Embedded => {
+                let bytes = self.embedded.get(&id).ok_or(CatalogueError::NoWeights { id })?;
+                Ok(GgufFile::from_static(bytes)?)
+            }
+            Place::Elsewhere => Err(CatalogueError::NoWeights { id }),
+        }
+    }
+
+    /// A model's manifest.
+    ///
+    /// # Errors
+    /// `Unknown`, or `Blob` if it is damaged.
+    pub fn manifest(&self, id: ModelId) -> Result<Manifest, CatalogueError> {
+        if !self.entries.contains_key(&id) {
+            return Err(CatalogueError::Unknown { id });
+        }
+        Ok(Manifest::decode(&self.blobs.get(BlobHash::new(*id.as_bytes()))?)?)
+    }
+
+    /// A model's vocabulary.
+    ///
+    /// # Errors
+    /// `Unknown`, or `Blob` if it is damaged.
+    pub fn vocabulary(&self, id: ModelId) -> Result<Vocabulary, CatalogueError> {
+        let manifest = self.manifest(id)?;
+        Ok(Vocabulary::decode(&self.blobs.get(manifest.vocabulary)?)?)
+    }
+
+    /// The blobs, for peers that ask for them.
+    pub fn blobs(&self) -> &Blobs {
+        &self.blobs
+    }
+
+    /// What is known of a file that has not changed since, if all of it is still there.
+    fn known(&self, stamp: &Stamp) -> Option<Imported> {
+        let entry = self.entries.values().find(|entry| entry.weights == Place::File(stamp.clone()))?;
+        let (manifest, vocabulary) = (self.manifest(entry.id).ok()?, self.vocabulary(entry.id).ok()?);
+        Some(Imported { id: entry.id, manifest, vocabulary, title: entry.title.clone() })
+    }
+
+    fn describe(
+        &self,
+        file: &GgufFile,
+        stem: &str,
+        progress: impl FnMut(Progress),
+    ) -> Result<Imported, CatalogueError> {
+        let vocabulary = read_vocabulary(file)?;
+        vocabulary.check()?;
+        let manifest = build_manifest(file, vocabulary.hash(), progress)?;
+        let title = file.text("general.name")?.filter(|name| !name.trim().is_empty()).unwrap_or(stem).to_owned();
+        self.store(manifest, vocabulary, title)
+    }
+
+    /// Checks that the two belong together and can be used, and stores them as blobs.
+    fn store(&self, manifest: Manifest, vocabulary: Vocabulary, title: String) -> Result<Imported, CatalogueError> {
+        manifest.check()?;
+        let (expected, got) = (manifest.shape.vocab, vocabulary.tokens.len());
+        if expected as usize != got {
+            return Err(CatalogueError::VocabularySize { expected, got });
+        }
+        Tokenizer::new(vocabulary.clone())?;
+        self.blobs.put(&vocabulary.encode())?;
+        let hash = self.blobs.put(&manifest.encode())?;
+        let title = printable(&title, MAX_TITLE);
+        Ok(Imported { id: ModelId::new(*hash.as_bytes()), manifest, vocabulary, title })
+    }
+
+    /// Enters a model, or learns where the weights of one that is known are.
+    fn add(&mut self, imported: &Imported, place: Place, alias: Option<String>) -> Result<(), CatalogueError> {
+        let id = imported.id;
+        let old = self.entries.get(&id);
+        let own_alias = old.and_then(|entry| entry.alias.clone());
+        let free_alias = alias.filter(|alias| self.check_alias(id, alias).is_ok());
+        // Hearing of a model from others says nothing about weights that are here.
+        let weights = match (old, place) {
+            (Some(entry), Place::Elsewhere) => entry.weights.clone(),
+            (_, place) => place,
+        };
+        let entry = Entry {
+            id,
+            title: imported.title.clone(),
+            alias: own_alias.or(free_alias),
+            units: imported.manifest.shape.units(),
+            bytes: imported.manifest.total_bytes(),
+            weights,
+        };
+        if old == Some(&entry) {
+            return Ok(());
+        }
+        self.entries.insert(id, entry);
+        models_file::write(&self.path, &self.entries)
+    }
+
+    fn check_alias(&self, id: ModelId, alias: &str) -> Result<(), CatalogueError> {
+        let refuse = |reason| Err(CatalogueError::Alias { alias: printable(alias, MAX_ALIAS), reason });
+        if alias.trim() != alias || alias.is_empty() || alias.len() > MAX_ALIAS || !is_printable(alias) {
+            return refuse("it should be 1 to 64 bytes of printable text without spaces around");
+        }
+        if alias.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+            return refuse("it looks like the beginning of an id");
+        }
+        let is_taken = |entry: &Entry| entry.id != id && entry.alias.as_deref() == Some(alias);
+        if self.entries.values().any(is_taken) {
+            return refuse("another model has it");
+        }
+        Ok(())
+    }
+}
+
+impl Stamp {
+    fn of(path: &Path) -> Result<Self, CatalogueError> {
+        let metadata = fs::metadata(path).map_err(io("look at", path))?;
+        let modified = metadata.modified().map_err(io("look at", path))?;
+        // Times before 1970 are all alike; no file of weights is that old.
+        let modified = modified.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos());
+        Ok(Self { path: path.to_owned(), length: metadata.len(), modified })
+    }
+}
+
+fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> CatalogueError {
+    let path = path.to_owned();
+    move |source| CatalogueError::Io { action, path, source }
+}
+
+fn list(ids: &[ModelId]) -> String {
+    ids.iter().map(ModelId::to_string).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+#[path = "catalogue_tests.rs"]
+mod tests;
