@@ -149,6 +149,7 @@ impl Daemon {
             Action::Engine(action) => return self.bridge.perform(action).map(Input::Engine),
             Action::Publish(gossip) => self.publisher.publish(gossip),
             Action::Store(entry) => return self.log.store(entry),
+            Action::StoreFork(fork) => self.log.store_fork(fork),
             Action::Deliver(request, delivery) => return self.deliver(request, delivery),
             Action::Dial(peer) => self.streams.dial(peer),
         }

@@ -5,6 +5,7 @@ use std::thread;
 
 use tokio::sync::mpsc;
 
+use crate::ledger::Fork;
 use crate::ledger::Row;
 use crate::node::io::Input;
 use crate::store::LogStore;
@@ -17,36 +18,51 @@ const CAPACITY: usize = 1024;
 /// Hands entries to the thread that writes them.
 #[derive(Clone, Debug)]
 pub(super) struct LogWriter {
-    entries: mpsc::Sender<CreditEntry>,
+    rows: mpsc::Sender<Row>,
 }
 
 impl LogWriter {
     /// Starts the thread. It ends when the writer is dropped, after everything waiting is written.
     pub(super) fn start(store: Box<dyn LogStore>, inputs: mpsc::Sender<Input>) -> io::Result<Self> {
-        let (entries, waiting) = mpsc::channel(CAPACITY);
+        let (rows, waiting) = mpsc::channel(CAPACITY);
         thread::Builder::new().name("credit-log".to_owned()).spawn(move || write(store, waiting, &inputs))?;
-        Ok(Self { entries })
+        Ok(Self { rows })
     }
 
     /// Queues an entry; what to tell the node if there is no room.
     pub(super) fn store(&self, entry: CreditEntry) -> Option<Input> {
-        let refused = self.entries.try_send(entry).err()?;
-        Some(Input::EntryNotStored(refused.into_inner()))
+        let refused = self.rows.try_send(Row::Entry(Box::new(entry))).err()?;
+        told(refused.into_inner(), Input::EntryNotStored)
+    }
+
+    /// Queues a proof of cheating. Without room it is lost with this process: whoever has the entries makes it again.
+    pub(super) fn store_fork(&self, fork: Box<Fork>) {
+        if self.rows.try_send(Row::Fork(fork)).is_err() {
+            tracing::warn!("a proof of cheating was not stored");
+        }
     }
 }
 
-fn write(mut store: Box<dyn LogStore>, mut waiting: mpsc::Receiver<CreditEntry>, inputs: &mpsc::Sender<Input>) {
-    while let Some(entry) = waiting.blocking_recv() {
-        let done = match store.append(&[Row::Entry(Box::new(entry.clone()))]) {
-            Ok(()) => Input::EntryStored(entry),
+fn write(mut store: Box<dyn LogStore>, mut waiting: mpsc::Receiver<Row>, inputs: &mpsc::Sender<Input>) {
+    while let Some(row) = waiting.blocking_recv() {
+        let done = match store.append(std::slice::from_ref(&row)) {
+            Ok(()) => told(row, Input::EntryStored),
             Err(error) => {
-                tracing::error!(%error, "a credit entry could not be written");
-                Input::EntryNotStored(entry)
+                tracing::error!(%error, "a row of the credit log could not be written");
+                told(row, Input::EntryNotStored)
             }
         };
-        if inputs.blocking_send(done).is_err() {
+        if done.is_some_and(|done| inputs.blocking_send(done).is_err()) {
             // The daemon has stopped; what still waits is written all the same.
             tracing::debug!("an entry was written after the end");
         }
+    }
+}
+
+/// What the node is told of a row: it waits for entries only.
+fn told(row: Row, tell: fn(CreditEntry) -> Input) -> Option<Input> {
+    match row {
+        Row::Entry(entry) => Some(tell(*entry)),
+        Row::Fork(_) => None,
     }
 }
