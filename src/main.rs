@@ -1,3 +1,7 @@
 //! Brigade's binary.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    brigade::cli::main()
+}

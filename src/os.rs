@@ -17,6 +17,8 @@ use std::path::Path;
 use crate::amounts::Bytes;
 use crate::wire::profile::cpu;
 
+pub mod process;
+
 /// The longest process id that is read from a lock file.
 const MAX_PID_DIGITS: u64 = 20;
 
@@ -223,6 +225,14 @@ pub fn memory() -> Option<Memory> {
         memory.available = Bytes(memory.available.0.min(limit.saturating_sub(used)));
     }
     Some(memory)
+}
+
+/// What the machine is taken to have where the system doesn't say (arbitrary, small on purpose).
+const UNKNOWN_MEMORY: Bytes = Bytes::mib(4_096);
+
+/// The memory that this process may use: the machine's, or its container's if that is less.
+pub fn total_memory() -> Bytes {
+    memory().map_or(UNKNOWN_MEMORY, |memory| memory.total)
 }
 
 fn read_meminfo(text: &str) -> Option<Memory> {

@@ -41,9 +41,7 @@ pub(crate) async fn started(generation: &mut Generation) -> Result<Vec<(String, 
     match generation.events.recv().await {
         Some(GenerationEvent::Started(chain)) => Ok(chain),
         Some(GenerationEvent::Failed(error)) => Err(error.into()),
-        Some(GenerationEvent::Text { .. } | GenerationEvent::Finished(_)) | None => {
-            Err(GenerateError::Stopped.into())
-        }
+        Some(GenerationEvent::Text { .. } | GenerationEvent::Finished(_)) | None => Err(GenerateError::Stopped.into()),
     }
 }
 

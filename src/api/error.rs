@@ -24,10 +24,8 @@ const MAX_NAME: usize = 64;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ApiError {
     pub(crate) status: StatusCode,
-    /// OpenAI's `type`.
-    pub(crate) kind: &'static str,
     /// OpenAI's `code`, for programs.
-    pub(crate) code: Option<&'static str>,
+    pub(crate) code: &'static str,
     /// The parameter at fault.
     pub(crate) param: Option<String>,
     /// For people. Never holds anything of a prompt.
@@ -39,15 +37,8 @@ pub(crate) struct ApiError {
 
 impl ApiError {
     pub(crate) fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
-        let kind = match status {
-            StatusCode::UNAUTHORIZED => "authentication_error",
-            StatusCode::FORBIDDEN => "permission_error",
-            StatusCode::TOO_MANY_REQUESTS => "rate_limit_error",
-            status if status.is_client_error() => "invalid_request_error",
-            _ => "server_error",
-        };
         let (message, missing) = (message.into(), Vec::new());
-        Self { status, kind, code: Some(code), param: None, message, retry_after: None, missing }
+        Self { status, code, param: None, message, retry_after: None, missing }
     }
 
     /// A parameter of the wrong type or out of its range.
@@ -70,11 +61,22 @@ impl ApiError {
         self
     }
 
+    /// OpenAI's `type`.
+    fn kind(&self) -> &'static str {
+        match self.status {
+            StatusCode::UNAUTHORIZED => "authentication_error",
+            StatusCode::FORBIDDEN => "permission_error",
+            StatusCode::TOO_MANY_REQUESTS => "rate_limit_error",
+            status if status.is_client_error() => "invalid_request_error",
+            _ => "server_error",
+        }
+    }
+
     /// The body, also sent as the last event of a stream that fails.
     pub(crate) fn body(&self) -> Value {
         let mut error = json!({
             "message": self.message,
-            "type": self.kind,
+            "type": self.kind(),
             "param": self.param,
             "code": self.code,
         });

@@ -22,9 +22,7 @@ impl Fields {
         match serde_json::from_slice(body) {
             Ok(Value::Object(fields)) => Ok(Self { fields }),
             Ok(_) => Err(bad("the body must be a JSON object".to_owned())),
-            Err(fault) => {
-                Err(bad(format!("the body is not JSON: line {}, column {}", fault.line(), fault.column())))
-            }
+            Err(fault) => Err(bad(format!("the body is not JSON: line {}, column {}", fault.line(), fault.column()))),
         }
     }
 

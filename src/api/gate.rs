@@ -177,8 +177,10 @@ mod tests {
     }
 
     fn status(gate: &Gate, method: Method, path: &str, headers: &[(&str, &str)]) -> u16 {
-        let headers: HeaderMap =
-            headers.iter().map(|(name, value)| (name.parse::<header::HeaderName>().unwrap(), value.parse().unwrap())).collect();
+        let headers: HeaderMap = headers
+            .iter()
+            .map(|(name, value)| (name.parse::<header::HeaderName>().unwrap(), value.parse().unwrap()))
+            .collect();
         let uri = path.parse().unwrap();
         let verdict = gate.check(Head { method: &method, uri: &uri, headers: &headers });
         verdict.map_or_else(|error| error.status.as_u16(), |()| 200)
@@ -223,7 +225,7 @@ mod tests {
     #[test]
     fn the_key_is_asked_for_everywhere_but_for_health() {
         let gate = gate("0.0.0.0:2745", Some(KEY));
-        let with = |path, value| get(&gate, path, &[("host", "localhost"), ("authorization", value)]);
+        let with = |path: &str, value: &str| get(&gate, path, &[("host", "localhost"), ("authorization", value)]);
 
         assert_eq!(get(&gate, "/health", &[("host", "localhost")]), 200);
         assert_eq!(get(&gate, "/v1/models", &[("host", "localhost")]), 401);
@@ -236,7 +238,7 @@ mod tests {
     #[test]
     fn the_peers_own_commands_need_its_token_even_without_a_key() {
         let gate = gate("127.0.0.1:2745", None);
-        let with = |value| get(&gate, "/brigade/v1/status", &[("host", "localhost"), ("authorization", value)]);
+        let with = |value: &str| get(&gate, "/brigade/v1/status", &[("host", "localhost"), ("authorization", value)]);
 
         assert_eq!(get(&gate, "/brigade/v1/status", &[("host", "localhost")]), 401);
         assert_eq!(with(&format!("Bearer {TOKEN}")), 200);
@@ -246,9 +248,8 @@ mod tests {
     #[test]
     fn a_body_is_json() {
         let gate = gate("127.0.0.1:2745", None);
-        let with = |kind| {
-            status(&gate, Method::POST, "/v1/completions", &[("host", "localhost"), ("content-type", kind)])
-        };
+        let with =
+            |kind| status(&gate, Method::POST, "/v1/completions", &[("host", "localhost"), ("content-type", kind)]);
 
         assert_eq!(with("application/json; charset=utf-8"), 200);
         assert_eq!(with("text/plain"), 415);

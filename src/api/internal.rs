@@ -181,7 +181,10 @@ impl From<PromptBody> for Prompt {
         match body {
             PromptBody::Raw(text) => Self::Raw(text),
             PromptBody::Chat(messages) => Self::Chat(
-                messages.into_iter().map(|message| ChatMessage { role: message.role, content: message.content }).collect(),
+                messages
+                    .into_iter()
+                    .map(|message| ChatMessage { role: message.role, content: message.content })
+                    .collect(),
             ),
         }
     }
@@ -195,7 +198,10 @@ impl SamplingBody {
         let mut logit_bias = self.logit_bias;
         logit_bias.sort_by_key(|(token, _)| *token);
         if logit_bias.len() > MAX_BIASES || logit_bias.windows(2).any(|pair| pair[0].0 == pair[1].0) {
-            return Err(ApiError::invalid("logit_bias", format!("logit_bias names up to {MAX_BIASES} tokens, each once")));
+            return Err(ApiError::invalid(
+                "logit_bias",
+                format!("logit_bias names up to {MAX_BIASES} tokens, each once"),
+            ));
         }
         let logit_bias = logit_bias
             .into_iter()
@@ -233,7 +239,7 @@ impl EventBody {
 
     pub(crate) fn failed(error: ApiError) -> Self {
         Self::Failed {
-            code: error.code.unwrap_or("failed").to_owned(),
+            code: error.code.to_owned(),
             message: error.message,
             missing_units: error.missing,
         }

@@ -6,12 +6,14 @@ use axum::http::Request;
 use axum::http::Response;
 use axum::http::StatusCode;
 use http_body_util::BodyExt;
+use hyper::service::Service;
 use serde_json::Value;
 use serde_json::json;
 use tokio::sync::mpsc;
-use tower_service::Service;
 
 use super::*;
+use crate::api::request::Asked;
+use crate::api::request::Form;
 use crate::daemon::handle::Command;
 use crate::daemon::handle::GenerateError;
 use crate::daemon::handle::GenerateRequest;
@@ -42,7 +44,7 @@ fn request(path: &str, body: &Value) -> Request<Body> {
 }
 
 async fn send(api: &Router, path: &str, body: &Value) -> Response<Body> {
-    api.clone().call(request(path, body)).await.unwrap()
+    TowerToHyperService::new(api.clone()).call(request(path, body)).await.unwrap()
 }
 
 async fn text(response: Response<Body>) -> String {
@@ -103,38 +105,10 @@ fn events(stream: &str) -> Vec<String> {
     stream.lines().filter_map(|line| line.strip_prefix("data: ")).map(str::to_owned).collect()
 }
 
-/// What the API understands, or its refusal.
-async fn understood(path: &str, body: &Value) -> Result<GenerateRequest, Value> {
-    let (api, mut commands) = api();
-    let (response, asked) = tokio::join!(send(&api, path, body), async {
-        // A refused request never asks the peer, so this waits only until the API has answered.
-        tokio::select! {
-            biased;
-            Some(command) = commands.recv() => match command {
-                Command::Generate(request, reply) => {
-                    let (sender, events) = mpsc::channel(2);
-                    sender.try_send(started()).unwrap();
-                    sender.try_send(finished("stop")).unwrap();
-                    reply.send(Ok(Generation { model: "m".to_owned(), events })).unwrap();
-                    Some(*request)
-                }
-                other => panic!("{other:?}"),
-            },
-            () = refused(&api, path, body) => None,
-        }
-    });
-    match asked {
-        Some(request) => Ok(request),
-        None => {
-            assert_eq!(response.status(), StatusCode::BAD_REQUEST);
-            Err(json_of(response).await["error"].clone())
-        }
-    }
-}
-
-async fn refused(api: &Router, path: &str, body: &Value) {
-    let response = send(api, path, body).await;
-    assert!(response.status().is_client_error());
+/// What a body asks for, or the refusal.
+fn understood(form: Form, body: &Value) -> Result<GenerateRequest, Value> {
+    let asked = Asked::parse(form, body.to_string().as_bytes(), 0);
+    asked.map(|asked| asked.request).map_err(|error| error.body()["error"].clone())
 }
 
 #[tokio::test]
@@ -281,8 +255,8 @@ async fn no_more_than_the_limit_is_answered_at_once() {
     assert_eq!(next.status(), StatusCode::OK);
 }
 
-#[tokio::test]
-async fn every_parameter_arrives() {
+#[test]
+fn every_parameter_arrives() {
     let body = chat(json!({
         "temperature": 0.5, "top_p": 0.9, "top_k": 40, "min_p": 0.05, "seed": -1, "max_completion_tokens": 7,
         "repetition_penalty": 1.1, "frequency_penalty": 0.2, "presence_penalty": -0.3, "stop": ["a", "b"],
@@ -290,7 +264,7 @@ async fn every_parameter_arrives() {
         "user": "u", "n": 1, "store": false, "response_format": { "type": "text" }, "metadata": {}
     }));
 
-    let asked = understood("/v1/chat/completions", &body).await.unwrap();
+    let asked = understood(Form::Chat, &body).unwrap();
 
     let parameters = &asked.parameters;
     assert_eq!((parameters.temperature, parameters.top_p, parameters.top_k), (0.5, 0.9, 40));
@@ -302,18 +276,18 @@ async fn every_parameter_arrives() {
     assert_eq!(asked.stop, ["a", "b"]);
 }
 
-#[tokio::test]
-async fn what_is_not_given_is_as_openai_has_it() {
-    let chat = understood("/v1/chat/completions", &chat(json!({}))).await.unwrap();
-    let completion = understood("/v1/completions", &json!({ "prompt": "Once" })).await.unwrap();
+#[test]
+fn what_is_not_given_is_as_openai_has_it() {
+    let chat = understood(Form::Chat, &chat(json!({}))).unwrap();
+    let completion = understood(Form::Completion, &json!({ "prompt": "Once" })).unwrap();
 
     assert_eq!((chat.parameters.temperature, chat.parameters.top_p, chat.max_tokens), (1.0, 1.0, None));
     assert_eq!(completion.max_tokens, Some(16));
     assert!(matches!(completion.prompt, Prompt::Raw(text) if text == "Once"));
 }
 
-#[tokio::test]
-async fn what_is_unknown_or_would_change_the_answer_is_refused_by_name() {
+#[test]
+fn what_is_unknown_or_would_change_the_answer_is_refused_by_name() {
     for (more, param) in [
         (json!({ "tempersture": 1 }), "tempersture"),
         (json!({ "n": 2 }), "n"),
@@ -340,7 +314,7 @@ async fn what_is_unknown_or_would_change_the_answer_is_refused_by_name() {
         (json!({ "messages": [{ "role": "user", "content": "", "name": "n" }] }), "messages[0].name"),
         (json!({ "messages": [{ "role": "user", "content": [{ "type": "image_url" }] }] }), "messages[0].content"),
     ] {
-        let error = understood("/v1/chat/completions", &chat(more)).await.unwrap_err();
+        let error = understood(Form::Chat, &chat(more)).unwrap_err();
         assert_eq!(error["param"], param, "{error}");
         assert_eq!(error["type"], "invalid_request_error");
     }
@@ -351,30 +325,30 @@ async fn what_is_unknown_or_would_change_the_answer_is_refused_by_name() {
         (json!({}), "prompt"),
         (json!({ "prompt": "p", "max_completion_tokens": 1 }), "max_completion_tokens"),
     ] {
-        assert_eq!(understood("/v1/completions", &body).await.unwrap_err()["param"], param);
+        assert_eq!(understood(Form::Completion, &body).unwrap_err()["param"], param);
     }
 }
 
-#[tokio::test]
-async fn null_is_as_good_as_absent() {
+#[test]
+fn null_is_as_good_as_absent() {
     let body = chat(json!({ "temperature": null, "stop": null, "tools": null, "logit_bias": null }));
 
-    assert_eq!(understood("/v1/chat/completions", &body).await.unwrap().parameters.temperature, 1.0);
+    assert_eq!(understood(Form::Chat, &body).unwrap().parameters.temperature, 1.0);
 }
 
-#[tokio::test]
-async fn text_parts_are_put_together() {
+#[test]
+fn text_parts_are_put_together() {
     let parts = json!([{ "type": "text", "text": "one " }, { "type": "text", "text": "two" }]);
     let body = json!({ "messages": [{ "role": "developer", "content": parts }] });
 
-    let Prompt::Chat(messages) = understood("/v1/chat/completions", &body).await.unwrap().prompt else { panic!() };
+    let Prompt::Chat(messages) = understood(Form::Chat, &body).unwrap().prompt else { panic!() };
 
     assert_eq!((messages[0].role.as_str(), messages[0].content.as_str()), ("system", "one two"));
 }
 
-#[tokio::test]
-async fn token_ids_are_taken_as_they_are() {
-    let asked = understood("/v1/completions", &json!({ "prompt": [1, 2, 3] })).await.unwrap();
+#[test]
+fn token_ids_are_taken_as_they_are() {
+    let asked = understood(Form::Completion, &json!({ "prompt": [1, 2, 3] })).unwrap();
 
     assert!(matches!(asked.prompt, Prompt::Tokens(tokens) if tokens == [Token(1), Token(2), Token(3)]));
 }
@@ -406,8 +380,8 @@ async fn what_is_no_json_or_too_long_is_refused_without_being_repeated() {
         head.header("content-type", "application/json").body(Body::from(body)).unwrap()
     };
 
-    let broken = api.clone().call(post("{\"prompt\": \"my secret".to_owned())).await.unwrap();
-    let long = api.clone().call(post(" ".repeat(MAX_BODY + 1))).await.unwrap();
+    let broken = TowerToHyperService::new(api.clone()).call(post("{\"prompt\": \"my secret".to_owned())).await.unwrap();
+    let long = TowerToHyperService::new(api.clone()).call(post(" ".repeat(MAX_BODY + 1))).await.unwrap();
 
     assert_eq!(broken.status(), StatusCode::BAD_REQUEST);
     assert!(!text(broken).await.contains("secret"));

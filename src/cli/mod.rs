@@ -1,1 +1,164 @@
 //! The command line.
+
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+use clap::Subcommand;
+
+use crate::cli::ask::AskArgs;
+use crate::cli::ask::GenerateArgs;
+use crate::cli::demo::DemoArgs;
+use crate::cli::listings::Form;
+use crate::cli::network::NetworkCommand;
+use crate::cli::testnet::TestnetCommand;
+use crate::cli::up::UpArgs;
+use crate::config::datadir;
+use crate::telemetry;
+use crate::telemetry::LogFormat;
+
+mod access;
+mod ask;
+mod client;
+mod demo;
+mod house;
+mod import;
+mod listings;
+mod network;
+mod output;
+mod privacy;
+mod swarm;
+mod testnet;
+mod up;
+
+/// What the shell is told when Ctrl-C ended a command: 128 + SIGINT.
+const INTERRUPTED: u8 = 130;
+
+/// A bucket brigade for large language models: every machine that joins holds some of a model's layers and passes the
+/// work along. Nobody is in charge.
+///
+/// `brigade demo` shows it on this machine. `brigade up --model FILE.gguf` serves a model on this LAN, `brigade ask
+/// "…"` asks the mesh.
+#[derive(Debug, Parser)]
+#[command(name = "brigade", version, propagate_version = true)]
+struct Cli {
+    /// Where a peer keeps its identity, settings, models and log. It also selects the running peer that commands talk
+    /// to.
+    #[arg(long, global = true, value_name = "DIR", env = datadir::VARIABLE)]
+    data_dir: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a peer: join a network, serve models, answer the API.
+    ///
+    /// Flags win over the environment (BRIGADE_PORT and so on), that over config.toml in the data directory, which has
+    /// the same names.
+    Up(Box<UpArgs>),
+    /// Stop the peer that runs on the data directory.
+    Down,
+    /// Ask one question, through the running peer or, if none runs, as a passing peer of its own.
+    Ask(Box<AskArgs>),
+    /// Talk to and fro.
+    Chat(Box<GenerateArgs>),
+    /// See it work: four peers on this machine, a small model split over three of them, a prompt from the fourth.
+    Demo(DemoArgs),
+    /// Add a GGUF file to the models that this peer can serve.
+    Import {
+        /// The file.
+        file: PathBuf,
+        /// Print a JSON object: id, title, architecture, units, bytes, quantisation.
+        #[arg(long)]
+        json: bool,
+    },
+    /// List the models known here, and whether the mesh serves all of each.
+    Models {
+        /// Print a JSON list of objects: id, title, alias, architecture, units, bytes, quantisation, context, local,
+        /// holding, covered, missing.
+        #[arg(long)]
+        json: bool,
+    },
+    /// List the peers known: who holds what, how fast, how far; and which units of which model are missing.
+    Peers {
+        /// Print a JSON object: peers (peer, this, connected, round_trip_micros, cores, memory_bytes, cpu_features,
+        /// arithmetic, holdings (model, units, state, micros_per_unit), sessions, draining) and models (model, title,
+        /// units, covered, missing).
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show what is owed between this peer and others.
+    Credits {
+        /// Print a JSON object: earned_mflop, owed_mflop, balances (peer, earned_mflop, owed_mflop), entries
+        /// (requester, sequence, session, model, positions, total_mflop, lines (peer, units, mflop)), forks.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show how the running peer is, and who can reach it.
+    Status {
+        /// Print a JSON object: peer, network, private, version, uptime_seconds, listening, announced, reachability,
+        /// connected, memory_bytes, memory_free_bytes, threads, holdings, sessions, requests.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Make a private network, or invite others to it.
+    #[command(subcommand)]
+    Network(NetworkCommand),
+    /// Run a private network of several peers on this machine, to try things on.
+    #[command(subcommand)]
+    Testnet(TestnetCommand),
+}
+
+/// The user ended the command.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("interrupted")]
+pub(crate) struct Interrupted;
+
+/// Runs the command that the process was started with.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    if !matches!(cli.command, Command::Up(_)) {
+        telemetry::init("off", LogFormat::Text);
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let outcome = runtime.map_err(Into::into).and_then(|runtime| {
+        let outcome = runtime.block_on(run(cli));
+        // A thread that waits for input would hold the process.
+        runtime.shutdown_background();
+        outcome
+    });
+    outcome.map_or_else(|error| report(&error), |()| ExitCode::SUCCESS)
+}
+
+fn report(error: &anyhow::Error) -> ExitCode {
+    if error.is::<Interrupted>() {
+        return ExitCode::from(INTERRUPTED);
+    }
+    // Whoever reads the output has enough, as `head` does.
+    if error.downcast_ref::<io::Error>().is_some_and(|fault| fault.kind() == io::ErrorKind::BrokenPipe) {
+        return ExitCode::SUCCESS;
+    }
+    output::note(format!("error: {error:#}"));
+    ExitCode::FAILURE
+}
+
+async fn run(cli: Cli) -> anyhow::Result<()> {
+    let root = datadir::locate(cli.data_dir.as_deref())?;
+    let form = |json| if json { Form::Json } else { Form::Text };
+    match cli.command {
+        Command::Up(args) => up::up(&root, *args).await,
+        Command::Down => up::down(&root).await,
+        Command::Ask(args) => ask::ask(&root, *args).await,
+        Command::Chat(args) => ask::chat(&root, *args).await,
+        Command::Demo(args) => demo::demo(args).await,
+        Command::Import { file, json } => import::import(&root, &file, form(json)).await,
+        Command::Models { json } => listings::models(&root, form(json)).await,
+        Command::Peers { json } => listings::peers(&root, form(json)).await,
+        Command::Credits { json } => listings::credits(&root, form(json)).await,
+        Command::Status { json } => listings::status(&root, form(json)).await,
+        Command::Network(command) => network::network(&root, command).await,
+        Command::Testnet(command) => testnet::testnet(&root, command).await,
+    }
+}

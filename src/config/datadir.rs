@@ -26,6 +26,7 @@ use serde::Serialize;
 
 use crate::ids::PeerKey;
 use crate::keys::Identity;
+use crate::os;
 
 /// The version of the layout that this build writes.
 pub const VERSION: u32 = 1;
@@ -138,6 +139,15 @@ impl DataDir {
         Ok(Self { root, _lock: lock })
     }
 
+    /// The process of the peer that runs on the data directory at `root`, if one does. Its number is `None` inside
+    /// if it cannot be told.
+    pub fn holder(root: &Path) -> Option<Option<u32>> {
+        match lock(root) {
+            Err(DataDirError::Locked { holder, .. }) => Some(holder),
+            _ => None,
+        }
+    }
+
     /// The directory itself.
     pub fn root(&self) -> &Path {
         &self.root
@@ -244,22 +254,12 @@ fn write_synced(path: &Path, bytes: &[u8], visibility: Visibility) -> io::Result
     let mut options = OpenOptions::new();
     options.write(true).create(true).truncate(true);
     if visibility == Visibility::Owner {
-        owner_only(&mut options);
+        os::process::owner_only(&mut options);
     }
     let mut file = options.open(path)?;
     file.write_all(bytes)?;
     file.sync_all()
 }
-
-#[cfg(unix)]
-fn owner_only(options: &mut OpenOptions) {
-    use std::os::unix::fs::OpenOptionsExt;
-    options.mode(0o600);
-}
-
-/// Elsewhere a user's data folder is closed to other users already.
-#[cfg(not(unix))]
-fn owner_only(_: &mut OpenOptions) {}
 
 /// A rename lasts once its folder is synced. Not every system can open a folder; those sync renames by themselves.
 fn sync_folder(path: &Path) -> io::Result<()> {

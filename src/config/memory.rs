@@ -38,8 +38,7 @@ pub fn parse(text: &str, total: Bytes) -> Result<Bytes, BadMemory> {
     let bytes = match unit.trim() {
         "%" if number <= 100.0 => total.0 as f64 * number / 100.0,
         unit => {
-            let (_, factor) =
-                UNITS.iter().chain(&DECIMAL_UNITS).find(|(name, _)| *name == unit).ok_or_else(bad)?;
+            let (_, factor) = UNITS.iter().chain(&DECIMAL_UNITS).find(|(name, _)| *name == unit).ok_or_else(bad)?;
             number * *factor as f64
         }
     };

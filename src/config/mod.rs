@@ -159,7 +159,9 @@ pub enum BadConfig {
         named: String,
     },
     /// An invite for a network of the same name whose key differs from the one kept here.
-    #[error("the invite's key for network \"{name}\" is not the one in the data directory: use another --data-dir, or remove networks/{name}.invite if that network is gone")]
+    #[error(
+        "the invite's key for network \"{name}\" is not the one in the data directory: use another --data-dir, or remove networks/{name}.invite if that network is gone"
+    )]
     OtherKey {
         /// The network.
         name: String,
@@ -212,7 +214,9 @@ pub enum BadConfig {
     #[error("api-key: {0}")]
     ApiKey(#[from] BadApiKey),
     /// The API would be open to the network.
-    #[error("the api on {address} can be reached by other machines and needs a key: set BRIGADE_API_KEY, api-key-file, or api-key in config.toml")]
+    #[error(
+        "the api on {address} can be reached by other machines and needs a key: set BRIGADE_API_KEY, api-key-file, or api-key in config.toml"
+    )]
     OpenApi {
         /// The address.
         address: SocketAddr,

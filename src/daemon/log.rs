@@ -31,38 +31,29 @@ impl LogWriter {
 
     /// Queues an entry; what to tell the node if there is no room.
     pub(super) fn store(&self, entry: CreditEntry) -> Option<Input> {
-        let refused = self.rows.try_send(Row::Entry(Box::new(entry))).err()?;
-        told(refused.into_inner(), Input::EntryNotStored)
+        let queued = self.rows.try_send(Row::Entry(Box::new(entry.clone())));
+        queued.is_err().then_some(Input::EntryNotStored(entry))
     }
 
-    /// Queues a proof of cheating. Without room it is lost with this process: whoever has the entries makes it again.
+    /// Queues a proof of cheating. One that finds no room is found again with the next entry.
     pub(super) fn store_fork(&self, fork: Box<Fork>) {
         if self.rows.try_send(Row::Fork(fork)).is_err() {
-            tracing::warn!("a proof of cheating was not stored");
+            tracing::warn!("a proof of cheating finds no room in the queue of the log");
         }
     }
 }
 
 fn write(mut store: Box<dyn LogStore>, mut waiting: mpsc::Receiver<Row>, inputs: &mpsc::Sender<Input>) {
     while let Some(row) = waiting.blocking_recv() {
-        let done = match store.append(std::slice::from_ref(&row)) {
-            Ok(()) => told(row, Input::EntryStored),
-            Err(error) => {
-                tracing::error!(%error, "a row of the credit log could not be written");
-                told(row, Input::EntryNotStored)
-            }
-        };
-        if done.is_some_and(|done| inputs.blocking_send(done).is_err()) {
+        let written = store.append(std::slice::from_ref(&row));
+        if let Err(error) = &written {
+            tracing::error!(%error, "the credit log could not be written");
+        }
+        let Row::Entry(entry) = row else { continue };
+        let done = if written.is_ok() { Input::EntryStored(*entry) } else { Input::EntryNotStored(*entry) };
+        if inputs.blocking_send(done).is_err() {
             // The daemon has stopped; what still waits is written all the same.
             tracing::debug!("an entry was written after the end");
         }
-    }
-}
-
-/// What the node is told of a row: it waits for entries only.
-fn told(row: Row, tell: fn(CreditEntry) -> Input) -> Option<Input> {
-    match row {
-        Row::Entry(entry) => Some(tell(*entry)),
-        Row::Fork(_) => None,
     }
 }

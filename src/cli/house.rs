@@ -1,0 +1,94 @@
+//! A peer inside this process: the daemon and its API, for `up` and for commands that find no running peer.
+
+use std::path::Path;
+
+use anyhow::Context;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::api::Server;
+use crate::cli::client::Client;
+use crate::config::Config;
+use crate::config::Machine;
+use crate::config::ModelSource;
+use crate::config::Serve;
+use crate::config::datadir;
+use crate::config::datadir::DataDir;
+use crate::config::datadir::RunFile;
+use crate::config::datadir::Visibility;
+use crate::config::key::ApiKey;
+use crate::config::load::load;
+use crate::config::settings::Settings;
+use crate::daemon;
+use crate::daemon::Running;
+use crate::demo;
+use crate::os;
+
+/// A running peer with its API.
+#[derive(Debug)]
+pub(crate) struct House {
+    pub(crate) running: Running,
+    pub(crate) config: Config,
+    /// How commands reach it.
+    pub(crate) run: RunFile,
+    /// Cancelled when the peer is asked to stop through its API.
+    pub(crate) stop: CancellationToken,
+    server: JoinHandle<()>,
+}
+
+impl House {
+    /// Starts a peer on the data directory `root` as `flags` and its file say.
+    pub(crate) async fn start(root: &Path, flags: Settings) -> anyhow::Result<Self> {
+        let data = DataDir::open(root)?;
+        let mut config = load(root, flags, Machine::this(os::total_memory()))?;
+        bring_demo_model(root, &mut config.serve)?;
+        let token = ApiKey::from_random(&random()?);
+        // First, so that a port in use is known before anything is loaded.
+        let server = Server::bind(&config.api, token.clone()).await?;
+        let api = server.address();
+        let running = daemon::start(&config, data).await?;
+        let run = RunFile {
+            pid: std::process::id(),
+            api: api.to_string(),
+            token: token.reveal().to_owned(),
+            peer: running.key.to_string(),
+            p2p: running.p2p_addresses.clone(),
+        };
+        let stop = CancellationToken::new();
+        let server = tokio::spawn(server.serve(running.peer.clone(), stop.clone()));
+        Ok(Self { running, config, run, stop, server })
+    }
+
+    /// Talks to it as any command does.
+    pub(crate) fn client(&self) -> Client {
+        Client::new(&self.run.api, &self.run.token)
+    }
+
+    /// Leaves the mesh, then ends the API.
+    pub(crate) async fn close(self) {
+        self.stop.cancel();
+        // A peer that has stopped by itself is stopped.
+        let _ = self.running.peer.stop().await;
+        let _ = self.server.await;
+    }
+}
+
+/// Puts the model that the program carries into the data directory, where it is named.
+fn bring_demo_model(root: &Path, serve: &mut Serve) -> anyhow::Result<()> {
+    let Serve::Models(models, _) = serve else { return Ok(()) };
+    for model in models.iter_mut().filter(|model| **model == ModelSource::Named(demo::NAME.to_owned())) {
+        let file = root.join(demo::FILE);
+        if std::fs::read(&file).ok().as_deref() != Some(demo::MODEL) {
+            datadir::replace(&file, demo::MODEL, Visibility::Usual)
+                .with_context(|| format!("{} cannot be written", file.display()))?;
+        }
+        *model = ModelSource::File(file);
+    }
+    Ok(())
+}
+
+pub(crate) fn random() -> anyhow::Result<[u8; 32]> {
+    let mut bytes = [0; 32];
+    getrandom::fill(&mut bytes).context("the system gives no random bytes")?;
+    Ok(bytes)
+}

@@ -1,0 +1,126 @@
+//! What the commands show: tables, JSON, progress.
+
+use std::io;
+use std::io::IsTerminal;
+use std::io::Write;
+use std::time::Duration;
+
+use indicatif::ProgressBar;
+use indicatif::ProgressStyle;
+use serde::Serialize;
+
+use crate::amounts::Span;
+
+/// Writes a line to the standard output.
+pub(crate) fn line(text: impl AsRef<str>) -> io::Result<()> {
+    writeln!(io::stdout().lock(), "{}", text.as_ref())
+}
+
+/// Writes text to the standard output at once.
+pub(crate) fn piece(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    out.flush()
+}
+
+/// Writes a line to the standard error output, if it is still there.
+pub(crate) fn note(text: impl AsRef<str>) {
+    let _ = writeln!(io::stderr().lock(), "{}", text.as_ref());
+}
+
+/// Writes a value as JSON to the standard output.
+pub(crate) fn json(value: &impl Serialize) -> anyhow::Result<()> {
+    Ok(line(serde_json::to_string_pretty(value)?)?)
+}
+
+/// Rows under headings, each column as wide as its widest cell; numbers to the right.
+pub(crate) fn table(headings: &[&str], rows: &[Vec<String>]) -> String {
+    let widths: Vec<usize> = (0..headings.len())
+        .map(|column| {
+            let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
+            cells.chain([headings[column].chars().count()]).max().unwrap_or(0)
+        })
+        .collect();
+    let headings = headings.iter().map(|heading| (*heading).to_owned()).collect::<Vec<_>>();
+    let lines = std::iter::once(&headings).chain(rows).map(|row| {
+        let cells = row.iter().zip(&widths).map(|(cell, width)| aligned(cell, *width));
+        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+    });
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+fn aligned(cell: &str, width: usize) -> String {
+    let is_amount = cell.starts_with(|first: char| first.is_ascii_digit()) && !cell.contains("..") && cell.len() < 20;
+    if is_amount { format!("{cell:>width$}") } else { format!("{cell:<width$}") }
+}
+
+/// The first digits of a key or id, enough to tell them apart and to name a model by.
+pub(crate) fn short(id: &str) -> String {
+    id.chars().take(12).collect()
+}
+
+/// A number of microseconds as people read it.
+pub(crate) fn micros(micros: u64) -> String {
+    Span(micros).to_string()
+}
+
+/// Says what is waited for: a spinner on a terminal, else a line for each change.
+#[derive(Debug)]
+pub(crate) struct Waiting {
+    bar: ProgressBar,
+    said: String,
+}
+
+impl Waiting {
+    pub(crate) fn new() -> Self {
+        let bar = ProgressBar::new_spinner();
+        bar.set_style(
+            ProgressStyle::with_template("{spinner} {msg} ({elapsed})")
+                .unwrap_or_else(|_| ProgressStyle::default_spinner()),
+        );
+        bar.enable_steady_tick(Duration::from_millis(120));
+        Self { bar, said: String::new() }
+    }
+
+    pub(crate) fn say(&mut self, text: impl Into<String>) {
+        let text = text.into();
+        if text == self.said {
+            return;
+        }
+        if io::stderr().is_terminal() {
+            self.bar.set_message(text.clone());
+        } else {
+            note(&text);
+        }
+        self.said = text;
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use expect_test::expect;
+
+    use super::*;
+
+    #[test]
+    fn a_table_lines_up_words_left_and_amounts_right() {
+        let rows = [
+            vec!["a".to_owned(), "0..3".to_owned(), "12.5 KiB".to_owned()],
+            vec!["longer".to_owned(), "3..10".to_owned(), "7 B".to_owned()],
+        ];
+
+        let table = table(&["peer", "units", "bytes"], &rows);
+
+        expect![[r#"
+            peer    units  bytes
+            a       0..3   12.5 KiB
+            longer  3..10       7 B"#]]
+        .assert_eq(&table);
+    }
+}
