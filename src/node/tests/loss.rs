@@ -156,7 +156,6 @@ fn another_holder_takes_the_place_of_one_that_declines() {
     for leaving in [2, 4] {
         for seed in 0..6 {
             let mut world = with_spare(seed);
-            world.tamper = None;
             // Its word that it is leaving has not come round yet.
             world.input(key(leaving), Input::Drain);
             answered(&mut world);
@@ -207,7 +206,7 @@ fn a_refusal_without_another_holder_is_told_with_its_reason() {
 #[test]
 fn memory_that_is_leased_is_not_leased_again() {
     let mut world = World::new(1, Span::ZERO);
-    world.add_with(1, |config| config.memory = crate::amounts::Bytes(700_000));
+    world.add_with(1, |config| config.memory = crate::amounts::Bytes(3_700_000));
     let facts = std::sync::Arc::new({
         world.add(9, &[]);
         world.node(9).models().next().unwrap().clone()

@@ -5,9 +5,11 @@ use crate::amounts::Mflop;
 use crate::amounts::Position;
 use crate::amounts::Span;
 use crate::ids::RequestId;
+use crate::node::config::Privacy;
 use crate::node::io::Delivery;
 use crate::node::io::Finish;
 use crate::node::io::GenerateFailure;
+use crate::node::io::GenerateSpec;
 use crate::node::io::Input;
 use crate::node::io::Trust;
 use crate::node::testing::World;
@@ -246,7 +248,6 @@ fn what_cannot_be_done_is_refused_by_name() {
 
 #[test]
 fn in_an_open_network_a_prompt_goes_to_known_peers_only() {
-    use crate::node::config::Privacy;
     let mut world = World::new(1, Span::ZERO);
     world.add(1, &[range(0, 6)]);
     world.add_with(9, |config| config.privacy = Privacy::Open);
@@ -261,7 +262,7 @@ fn in_an_open_network_a_prompt_goes_to_known_peers_only() {
     world.run_for(Span::seconds(3));
 
     let known = world.submit(9, spec(prompt(5), 5));
-    let open = world.submit(9, { crate::node::io::GenerateSpec { trust: Trust::Open, ..spec(prompt(5), 5) } });
+    let open = world.submit(9, GenerateSpec { trust: Trust::Open, ..spec(prompt(5), 5) });
     let allowed = world.submit(8, spec(prompt(5), 5));
 
     let no_cover = GenerateFailure::NoCover { missing: vec![range(0, 6)], held_by_untrusted: true };
