@@ -123,6 +123,7 @@ impl Node {
             Ok(placement) => {
                 let served = Served { placement, needs, pace: Span::ZERO, leaving: Vec::new() };
                 self.holdings.served.insert(model, served);
+                self.holdings.refused.remove(&model);
                 let others = self.others(model, now);
                 self.tell_placement(model, Event::Seen(others), now);
             }
@@ -177,9 +178,9 @@ impl Node {
         let mut free = Vec::new();
         for (&model, served) in &mut self.holdings.served {
             let stages = &self.stages;
-            let (used, unused) = served.leaving.drain(..).partition(|&range| stages.uses(model, range));
-            served.leaving = used;
-            free.extend(Vec::into_iter(unused).map(|range: UnitRange| (model, range)));
+            let unused = |range: &UnitRange| !stages.uses(model, *range);
+            free.extend(served.leaving.iter().copied().filter(unused).map(|range| (model, range)));
+            served.leaving.retain(|range| !unused(range));
         }
         for (model, range) in free {
             self.actions.push(Action::Engine(EngineAction::Unload(model, range)));

@@ -46,8 +46,9 @@ const ENGINE_STEPS: usize = 2;
 /// How long a stream may be open without the offer that it is for.
 const OFFER_WAIT: Span = Span::seconds(10);
 
-/// Control streams without an offer, and hops without a lease, at most; of one peer at most a quarter (arbitrary).
-const MAX_WAITING: usize = 256;
+/// Control streams without an offer, and hops without a lease, at most; of one peer at most half (arbitrary: as many
+/// as the requests that a peer may have under way, with their hops, twice).
+const MAX_WAITING: usize = 512;
 
 /// When a busy peer is to be asked again (arbitrary).
 const RETRY: Span = Span::seconds(1);
@@ -142,7 +143,7 @@ impl Stages {
 
     fn has_room_for(&self, peer: PeerKey) -> bool {
         let of_peer = self.waiting.values().filter(|waiting| waiting.peer == peer).count();
-        self.waiting.len() < MAX_WAITING && of_peer < MAX_WAITING / 4
+        self.waiting.len() < MAX_WAITING && of_peer < MAX_WAITING / 2
     }
 
     /// Takes a freed stage's steps out of the queue and the engine. Steps of its session's other stages get back in.

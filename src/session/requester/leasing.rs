@@ -77,7 +77,7 @@ impl Requester {
     }
 
     pub(super) fn watch_lease(&mut self, until: Time, now: Time) {
-        if let Some(doubt) = self.doubt.filter(|doubt| doubt.until <= now) {
+        if let Some(doubt) = self.doubt.filter(|doubt| doubt.until.min(until) <= now) {
             let accused = self.accused(doubt);
             self.try_without(doubt.stage, accused, Some(doubt.decline), now);
         } else if let Some(silent) = self.silent(now) {

@@ -1,1 +1,391 @@
+use super::*;
+use crate::amounts::Bytes;
+use crate::amounts::Mflop;
+use crate::ids::ModelId;
+use crate::shape::Architecture;
+use crate::shape::ModelShape;
+use crate::shape::Rope;
+use crate::shape::RopeScaling;
+use crate::shape::WireDtype;
+use crate::units::Stage;
+use crate::units::UnitRange;
+use crate::wire::control::DeclineReason;
+use crate::wire::control::Feed;
+use crate::wire::control::LastFeed;
+use crate::wire::control::MAX_FEED;
+use crate::wire::control::Offer;
+use crate::wire::control::SamplingParameters;
+use crate::wire::control::SettleRefusal;
+use crate::wire::control::StageFailure;
+use crate::wire::control::StageReport;
+use crate::wire::control::TokenOut;
+use crate::wire::credit::CreditHeader;
+use crate::wire::signed::Signed;
 
+const T0: Time = Time(1_000_000);
+
+fn shape() -> ModelShape {
+    ModelShape {
+        architecture: Architecture::Llama,
+        blocks: 4,
+        width: 64,
+        heads: 1,
+        kv_heads: 1,
+        head_dim: 64,
+        feed_forward: 512,
+        vocab: 500,
+        context: 100_000,
+        norm_eps: 1e-5,
+        rope: Rope { dimensions: 64, base: 10_000.0, scaling: RopeScaling::None },
+        tied: false,
+    }
+}
+
+fn peer(n: u8) -> PeerKey {
+    PeerKey::new([n; 32])
+}
+
+fn range(start: u16, end: u16) -> UnitRange {
+    UnitRange::new(start, end).unwrap()
+}
+
+fn chain() -> Chain {
+    let stage = |n, start, end| Stage { peer: peer(n), range: range(start, end) };
+    Chain::new(vec![stage(1, 0, 2), stage(2, 2, 4), stage(3, 4, 6)], 6).unwrap()
+}
+
+fn job(prompt: usize) -> Job {
+    Job {
+        session: SessionId::new([7; 16]),
+        model: ModelId::new([9; 32]),
+        shape: shape(),
+        prompt: vec![Token(4); prompt],
+        parameters: SamplingParameters::default(),
+        max_tokens: 10,
+        end_of_generation: vec![Token(2), Token(1), Token(2)],
+        wire: WireDtype::F32,
+    }
+}
+
+/// A requester whose three stages have got their offers on streams 0, 2 and 4.
+fn leasing(job: Job) -> (Requester, StreamIds, Vec<Effect>) {
+    let (mut requester, effects) = Requester::new(job, T0);
+    assert_eq!(effects, [Effect::Plan]);
+    let mut ids = StreamIds::default();
+    let effects = requester.lease(chain(), &mut ids, T0);
+    (requester, ids, effects)
+}
+
+const STREAMS: [StreamId; 3] = [StreamId(0), StreamId(2), StreamId(4)];
+
+fn running(job: Job) -> (Requester, Vec<Effect>) {
+    let (mut requester, _, _) = leasing(job);
+    let accept = |stream| requester.on_message(stream, FromStage::Accept, T0);
+    let effects = STREAMS.into_iter().flat_map(accept).collect();
+    (requester, effects)
+}
+
+fn token(position: u32) -> FromStage {
+    let (position, token) = (Position(position), Token(5));
+    FromStage::Token(TokenOut { epoch: Epoch(1), position, token, finish: None, logprobs: None })
+}
+
+fn entry() -> CreditEntry {
+    let value = CreditHeader {
+        requester: peer(9),
+        sequence: 0,
+        previous: [0; 32],
+        session: SessionId::new([7; 16]),
+        model: ModelId::new([9; 32]),
+        positions: Position(1),
+        lines: [0; 32],
+        total: Mflop(1),
+    };
+    let header = Signed { value, author: peer(9), body: bytes::Bytes::new(), signature: [0; 64] };
+    CreditEntry { header, lines: Vec::new() }
+}
+
+fn offers(effects: &[Effect]) -> Vec<&Offer> {
+    let offer = |effect| match effect {
+        &Effect::Send(_, ToStage::Offer(ref offer)) => Some(&**offer),
+        _ => None,
+    };
+    effects.iter().filter_map(offer).collect()
+}
+
+fn feeds(effects: &[Effect]) -> Vec<&Feed> {
+    let feed = |effect| match effect {
+        &Effect::Send(StreamId(0), ToStage::Feed(ref feed)) => Some(feed),
+        _ => None,
+    };
+    effects.iter().filter_map(feed).collect()
+}
+
+fn failure(effects: &[Effect]) -> Option<&GenerateFailure> {
+    effects.iter().find_map(|effect| match effect {
+        Effect::Failed(failure) => Some(failure),
+        _ => None,
+    })
+}
+
+fn closed(effects: &[Effect]) -> Vec<StreamId> {
+    let closed = |effect: &Effect| if let Effect::Close(stream) = effect { Some(*stream) } else { None };
+    effects.iter().filter_map(closed).collect()
+}
+
+#[test]
+fn only_the_tail_learns_how_to_sample_and_the_history_only_if_it_looks_back() {
+    let (_, _, effects) = leasing(job(20));
+    let plain: Vec<_> = offers(&effects).into_iter().map(|offer| offer.sampling.clone()).collect();
+    let mut penalised = job(20);
+    penalised.parameters.presence_penalty = 1.0;
+    let (_, _, effects) = leasing(penalised);
+    let history = offers(&effects)[2].sampling.as_ref().unwrap().history.len();
+
+    assert_eq!((&plain[0], &plain[1]), (&None, &None));
+    let tail = plain[2].as_ref().unwrap();
+    assert_eq!((tail.history.len(), tail.prompt_length, history), (0, Position(20), 20));
+    assert_eq!(tail.end_of_generation, [Token(1), Token(2)]);
+}
+
+#[test]
+fn hidden_states_are_rounded_where_they_cross_a_thin_wire() {
+    let mut thin = job(20);
+    thin.wire = WireDtype::F16;
+
+    let (_, _, effects) = leasing(thin);
+
+    assert_eq!(offers(&effects)[0].rounding, [(2, WireDtype::F16), (4, WireDtype::F16)]);
+}
+
+#[test]
+fn a_long_prompt_is_fed_in_pieces_once_all_have_accepted() {
+    let (mut requester, _, _) = leasing(job(2 * MAX_FEED + 5));
+    assert_eq!(requester.on_message(STREAMS[0], FromStage::Accept, T0), []);
+    assert_eq!(requester.on_message(STREAMS[2], FromStage::Accept, T0), []);
+
+    let effects = requester.on_message(STREAMS[1], FromStage::Accept, T0);
+
+    let pieces: Vec<_> =
+        feeds(&effects).into_iter().map(|feed| (feed.first.0 as usize, feed.tokens.len(), feed.last)).collect();
+    let (no, yes) = (LastFeed::No, LastFeed::Yes);
+    assert_eq!(pieces, [(0, MAX_FEED, no), (MAX_FEED, MAX_FEED, no), (2 * MAX_FEED, 5, yes)]);
+    assert!(effects.contains(&Effect::Started(chain())));
+}
+
+#[test]
+fn each_attempt_is_a_new_epoch_and_the_third_is_the_last() {
+    let (mut requester, mut ids, mut effects) = leasing(job(5));
+    let decline = Decline { reason: DeclineReason::Busy, retry_after: Some(Span(7)) };
+    for attempt in 1..=ATTEMPTS {
+        assert_eq!(offers(&effects)[0].epoch, Epoch(attempt));
+        let stream = requester.controls[1].stream;
+
+        let answer = requester.on_message(stream, FromStage::Decline(decline), T0);
+
+        assert_eq!(closed(&answer).len(), 3);
+        assert!(requester.avoided().contains(&peer(2)));
+        if attempt < ATTEMPTS {
+            assert_eq!(answer.last(), Some(&Effect::Plan));
+            effects = requester.lease(chain(), &mut ids, T0);
+        } else {
+            let (reason, retry_after) = (decline.reason, decline.retry_after);
+            let declined = GenerateFailure::Declined { peer: peer(2), range: range(2, 4), reason, retry_after };
+            assert_eq!(failure(&answer), Some(&declined));
+            assert_eq!(answer.last(), Some(&Effect::Ended));
+        }
+    }
+}
+
+#[test]
+fn a_refusal_says_more_than_the_hole_that_it_leaves() {
+    let (mut requester, _, _) = leasing(job(5));
+    requester.on_open_failed(STREAMS[1], OpenFailure::Unreachable, T0);
+
+    let effects = requester.no_chain(GenerateFailure::Busy);
+
+    let unreachable = GenerateFailure::Unreachable { peer: peer(2), range: range(2, 4) };
+    assert_eq!(effects, [Effect::Failed(unreachable), Effect::Ended]);
+}
+
+#[test]
+fn a_stage_that_misses_its_neighbour_waits_for_the_neighbours_own_word() {
+    let missing = FromStage::Decline(Decline { reason: DeclineReason::DownstreamUnreachable, retry_after: None });
+    let own = FromStage::Decline(Decline { reason: DeclineReason::NoMemory, retry_after: None });
+
+    let (mut requester, _, _) = leasing(job(5));
+    assert_eq!(requester.on_message(STREAMS[0], missing.clone(), T0), []);
+    assert_eq!(requester.on_closed(STREAMS[0], CloseCause::Finished, T0), []);
+    requester.on_message(STREAMS[1], own, T0);
+    assert_eq!(requester.avoided(), &[peer(2)].into());
+
+    let (mut requester, _, _) = leasing(job(5));
+    requester.on_message(STREAMS[0], missing, T0);
+    assert_eq!(requester.deadline(), Some(T0.after(GRACE)));
+    requester.on_tick(T0.after(GRACE));
+    assert_eq!(requester.avoided(), &[peer(2)].into());
+}
+
+#[test]
+fn all_attempts_together_take_a_bounded_time() {
+    let (mut requester, mut ids, _) = leasing(job(5));
+    let mut now = T0;
+    let mut effects = Vec::new();
+    while effects.last() != Some(&Effect::Ended) {
+        now = requester.deadline().expect("it is not over");
+        // Two of the stages are alive, and none accepts.
+        for stream in [0, 2].map(|index: usize| requester.controls[index].stream) {
+            requester.on_message(stream, FromStage::Pong(1), now);
+        }
+        effects = requester.on_tick(now);
+        if effects.last() == Some(&Effect::Plan) {
+            requester.lease(chain(), &mut ids, now);
+        }
+    }
+
+    assert!(now.since(T0) <= LEASE_TOTAL);
+    assert!(failure(&effects).is_some());
+}
+
+#[test]
+fn every_stage_is_pinged_each_second_and_lost_after_three_of_silence() {
+    let (mut requester, _) = running(job(5));
+    let mut pings = 0;
+    let mut now = T0;
+    let effects = loop {
+        now = requester.deadline().expect("it is not over");
+        requester.on_message(STREAMS[0], FromStage::Pong(1), now);
+        requester.on_message(STREAMS[2], FromStage::Pong(1), now);
+        let effects = requester.on_tick(now);
+        pings += effects.iter().filter(|effect| matches!(effect, Effect::Send(StreamId(2), ToStage::Ping(_)))).count();
+        if failure(&effects).is_some() {
+            break effects;
+        }
+    };
+
+    assert_eq!((now, pings), (T0.after(SILENCE), 3));
+    assert_eq!(failure(&effects), Some(&GenerateFailure::StageLost { peer: peer(2), range: range(2, 4) }));
+    assert!(effects.contains(&Effect::Reproach(peer(2), Fault::Broke)));
+    assert_eq!(closed(&effects), STREAMS);
+}
+
+#[test]
+fn a_hop_that_was_lost_without_a_culprit_is_blamed_on_the_accused() {
+    let (mut requester, _) = running(job(5));
+    let lost = StageFailure::HopLost { stage: StageIndex(2), peer: peer(3) };
+
+    assert_eq!(requester.on_message(STREAMS[1], FromStage::Failed(lost), T0), []);
+    assert_eq!(requester.on_closed(STREAMS[1], CloseCause::Finished, T0), []);
+    let effects = requester.on_tick(T0.after(GRACE));
+
+    assert_eq!(failure(&effects), Some(&GenerateFailure::StageLost { peer: peer(3), range: range(4, 6) }));
+}
+
+#[test]
+fn an_accusation_of_nobody_in_the_chain_falls_back_on_the_accuser() {
+    let (mut requester, _) = running(job(5));
+    let lost = StageFailure::HopLost { stage: StageIndex(40), peer: peer(3) };
+
+    requester.on_message(STREAMS[1], FromStage::Failed(lost), T0);
+    let effects = requester.on_tick(T0.after(GRACE));
+
+    assert_eq!(failure(&effects), Some(&GenerateFailure::Misbehaved { peer: peer(2), range: range(2, 4) }));
+}
+
+#[test]
+fn a_token_from_another_stage_than_the_tail_is_a_breach() {
+    let (mut requester, _) = running(job(5));
+
+    let effects = requester.on_message(STREAMS[1], token(5), T0);
+
+    assert_eq!(failure(&effects), Some(&GenerateFailure::Misbehaved { peer: peer(2), range: range(2, 4) }));
+}
+
+#[test]
+fn stages_that_do_not_acknowledge_are_waited_for_two_seconds() {
+    let (mut requester, _) = running(job(5));
+    requester.on_message(STREAMS[2], token(5), T0);
+    let effects = requester.conclude(T0);
+    let Some(Effect::Owe { positions: Position(6), lines }) = effects.first() else { panic!("{effects:?}") };
+    let owed: Vec<Mflop> = lines.iter().map(|line| line.work).collect();
+    assert_eq!(requester.on_signed(&entry()).len(), 3);
+
+    let report = StageReport { positions: Position(6), payload: Bytes(3), frames: 1, busy: Span(4) };
+    assert_eq!(requester.on_message(STREAMS[1], FromStage::Settled(report), T0), []);
+    let effects = requester.on_tick(requester.deadline().unwrap());
+
+    assert_eq!(requester.deadline(), None);
+    let finish = Finish { reason: TailFinish::EndOfGeneration, stages: vec![None, Some(report), None], owed };
+    assert_eq!(effects[0], Effect::Finished(finish));
+    assert_eq!(closed(&effects), STREAMS);
+}
+
+#[test]
+fn what_is_not_signed_is_not_owed() {
+    let (mut requester, _) = running(job(5));
+    requester.on_message(STREAMS[2], token(5), T0);
+    requester.conclude(T0);
+
+    let effects = requester.on_not_signed();
+
+    let owed = vec![Mflop::ZERO; 3];
+    let finish = Finish { reason: TailFinish::EndOfGeneration, stages: vec![None; 3], owed };
+    assert_eq!(effects[0], Effect::Finished(finish));
+}
+
+#[test]
+fn a_cancelled_request_is_told_once_and_settles_in_silence() {
+    let (mut requester, _) = running(job(5));
+    requester.on_message(STREAMS[2], token(5), T0);
+
+    let effects = requester.cancel(T0);
+    assert_eq!(failure(&effects), Some(&GenerateFailure::Cancelled));
+    assert_eq!(requester.cancel(T0), []);
+    assert_eq!(requester.on_message(STREAMS[2], token(6), T0), []);
+    requester.on_signed(&entry());
+    let settled = |stream| requester.on_message(stream, FromStage::NotSettled(SettleRefusal::Invalid), T0);
+    let effects: Vec<Effect> = STREAMS.into_iter().flat_map(settled).collect();
+
+    assert_eq!(closed(&effects), STREAMS);
+    assert_eq!((failure(&effects), effects.last()), (None, Some(&Effect::Ended)));
+}
+
+#[test]
+fn cancelling_before_the_first_token_closes_at_once() {
+    for (mut requester, _) in [running(job(5)), (leasing(job(5)).0, Vec::new())] {
+        let effects = requester.cancel(T0);
+
+        assert_eq!(failure(&effects), Some(&GenerateFailure::Cancelled));
+        assert_eq!(closed(&effects), STREAMS);
+        assert!(!effects.iter().any(|effect| matches!(effect, Effect::Owe { .. })));
+    }
+}
+
+#[test]
+fn survivors_are_owed_for_an_answer_that_broke_off() {
+    let (mut requester, _) = running(job(5));
+    requester.on_message(STREAMS[2], token(5), T0);
+
+    let effects = requester.on_closed(STREAMS[0], CloseCause::Lost, T0);
+
+    let owed = effects.iter().find_map(|effect| match effect {
+        Effect::Owe { lines, .. } => Some(lines.iter().map(|line| line.stage).collect::<Vec<_>>()),
+        _ => None,
+    });
+    assert_eq!(owed, Some(vec![peer(2), peer(3)]));
+}
+
+#[test]
+fn a_chain_that_lives_and_brings_nothing_is_given_up() {
+    let (mut requester, _) = running(job(5));
+    let mut now = T0;
+    while requester.deadline().is_some() {
+        now = requester.deadline().unwrap();
+        for stream in STREAMS {
+            requester.on_message(stream, FromStage::Pong(1), now);
+        }
+        requester.on_tick(now);
+    }
+
+    assert_eq!(now, T0.after(STALL));
+}

@@ -379,6 +379,7 @@ fn whatever_ends_a_stage_frees_it_once() {
         LeasedStage::on_control_closed,
         LeasedStage::on_downstream_lost,
         LeasedStage::on_upstream_lost,
+        LeasedStage::on_upstream_malformed,
         |leased| leased.on_tick(T0.after(Span::seconds(60))),
         |leased| leased.on_back(HopBack::Fenced(Epoch(6))),
         |leased| leased.on_back(HopBack::Taken(Step(0))),
