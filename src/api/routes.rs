@@ -74,7 +74,7 @@ pub(crate) struct State {
 impl State {
     pub(crate) fn new(peer: Peer, gate: Gate, stop: CancellationToken) -> Self {
         let slots = Arc::new(Semaphore::new(MAX_REQUESTS));
-        Self { peer, gate, slots, started: clock::unix_seconds(), stop }
+        Self { peer, gate, slots, started: clock::wall_clock().as_secs(), stop }
     }
 
     fn slot(&self) -> Result<OwnedSemaphorePermit, ApiError> {
@@ -151,7 +151,8 @@ async fn openai(state: &State, form: Form, body: Body) -> Answer {
         Form::Completion => "cmpl",
     };
     let id = format!("{prefix}-{:016x}{:016x}", random()?, random()?);
-    let heading = Heading { form, id, created: clock::unix_seconds(), model: generation.model.clone(), logprobs };
+    let heading =
+        Heading { form, id, created: clock::wall_clock().as_secs(), model: generation.model.clone(), logprobs };
     match delivery {
         Delivery::Whole => answer::whole(&heading, generation).await,
         Delivery::Stream | Delivery::StreamWithUsage => Ok(answer::stream(heading, delivery, generation, slot)),

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use anyhow::Context;
 use clap::Args;
 
 use crate::amounts::Bytes;
@@ -23,7 +24,8 @@ use crate::daemon::views::PeersView;
 use crate::daemon::views::StageView;
 use crate::daemon::views::SummaryView;
 use crate::demo;
-use crate::os::process;
+use crate::os;
+use crate::weights::gguf::GgufFile;
 
 /// How many peers share the model.
 const STAGES: u16 = 3;
@@ -51,18 +53,25 @@ pub(crate) async fn demo(args: DemoArgs) -> anyhow::Result<()> {
         folder: folder.path().to_owned(),
         peers: usize::from(STAGES) + 1,
         // As few as three can hold, so that nobody holds all and nobody can be spared.
-        units_per_peer: Some(demo::UNITS.div_ceil(STAGES)),
-        model: demo::NAME.to_owned(),
+        units_per_peer: Some(units()?.div_ceil(STAGES)),
+        model: demo::ALIAS.to_owned(),
         threads: 1,
         life: Life::WithParent,
     };
     let shown = tokio::select! {
         shown = show(plan, args.prompt.as_deref().unwrap_or(PROMPT)) => shown,
         // What was started is dropped with the other future, and is killed by that.
-        asked = process::asked_to_end() => asked.map_err(Into::into).and(Err(Interrupted.into())),
+        asked = os::shutdown_requested() => asked.map_err(Into::into).and(Err(Interrupted.into())),
     };
     swarm::gone(folder.path()).await;
     shown
+}
+
+/// How many units the model has, before any peer can say so.
+fn units() -> anyhow::Result<u16> {
+    let blocks = GgufFile::from_static(demo::MODEL)?.unsigned("llama.block_count")?;
+    let blocks = blocks.and_then(|blocks| u16::try_from(blocks).ok());
+    Ok(blocks.context("the model that the program carries does not say how many blocks it has")?.saturating_add(2))
 }
 
 async fn show(plan: Plan, prompt: &str) -> anyhow::Result<()> {

@@ -26,7 +26,6 @@ use crate::daemon::views::ModelView;
 use crate::keys::NetworkSecret;
 use crate::keys::invite::Invite;
 use crate::os;
-use crate::os::process;
 
 /// The name of the network; its key is drawn anew each time.
 const NETWORK: &str = "testnet";
@@ -150,7 +149,7 @@ impl Swarm {
         }
         match self.plan.life {
             Life::OnTheirOwn => {
-                process::detach(command.as_std_mut());
+                os::in_own_group(command.as_std_mut());
                 command.stdin(Stdio::null());
             }
             Life::WithParent => {
@@ -163,7 +162,6 @@ impl Swarm {
     fn settings(&self, peer: usize, join: &[String]) -> toml::Table {
         let plan = &self.plan;
         let serving = plan.peers - 1;
-        let memory = os::total_memory().0 / 2 / serving as u64;
         let mut settings = toml::Table::from_iter([
             ("network".to_owned(), NETWORK.into()),
             ("listen".to_owned(), vec!["/ip4/127.0.0.1/tcp/0"].into()),
@@ -171,8 +169,11 @@ impl Swarm {
             ("mdns".to_owned(), "off".into()),
             ("join".to_owned(), join.to_vec().into()),
             ("threads".to_owned(), i64::try_from(plan.threads).unwrap_or(1).into()),
-            ("memory".to_owned(), memory.to_string().into()),
         ]);
+        // Together they offer what one peer of this machine would.
+        if let Some(memory) = os::memory() {
+            settings.insert("memory".to_owned(), (memory.total.0 / 2 / serving as u64).to_string().into());
+        }
         if peer == 0 {
             settings.insert("no-serve".to_owned(), true.into());
         } else {

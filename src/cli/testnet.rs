@@ -16,7 +16,7 @@ use crate::cli::swarm::Plan;
 use crate::cli::swarm::Swarm;
 use crate::cli::up;
 use crate::demo;
-use crate::os::process;
+use crate::os;
 
 /// What can be done with a network on this machine.
 #[derive(Clone, Debug, Subcommand)]
@@ -33,7 +33,7 @@ pub(crate) enum TestnetCommand {
         #[arg(long, value_name = "U", value_parser = clap::value_parser!(u16).range(1..))]
         units_per_peer: Option<u16>,
         /// A GGUF file. By default the small model that the program carries.
-        #[arg(long, value_name = "FILE", default_value = demo::NAME)]
+        #[arg(long, value_name = "FILE", default_value = demo::ALIAS)]
         model: String,
         /// Where the peers keep their data and logs. By default `testnet` in the data directory.
         #[arg(long, value_name = "DIR")]
@@ -75,7 +75,7 @@ pub(crate) async fn testnet(root: &Path, command: TestnetCommand) -> anyhow::Res
 
 /// The peers have other working directories than this command may have.
 fn model_file(model: &str) -> anyhow::Result<String> {
-    if model == demo::NAME {
+    if model == demo::ALIAS {
         return Ok(model.to_owned());
     }
     let file = std::fs::canonicalize(model).with_context(|| format!("{model} cannot be found"))?;
@@ -86,7 +86,7 @@ async fn up(plan: Plan, patience: Duration) -> anyhow::Result<()> {
     let folder = plan.folder.clone();
     let mut swarm = tokio::select! {
         started = Swarm::start(plan) => started?,
-        asked = process::asked_to_end() => {
+        asked = os::shutdown_requested() => {
             asked?;
             down(&folder).await?;
             return Err(Interrupted.into());
@@ -94,7 +94,7 @@ async fn up(plan: Plan, patience: Duration) -> anyhow::Result<()> {
     };
     let covered = tokio::select! {
         covered = swarm.covered(patience) => covered,
-        asked = process::asked_to_end() => asked.map_err(Into::into).and(Err(Interrupted.into())),
+        asked = os::shutdown_requested() => asked.map_err(Into::into).and(Err(Interrupted.into())),
     };
     let model = match covered {
         Ok(model) => model,

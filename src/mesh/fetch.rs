@@ -1,10 +1,14 @@
 //! Fetching by hash: manifests and vocabularies, in bounded pieces, verified before anybody sees them.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use bytes::Bytes;
 use bytes::BytesMut;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::Semaphore;
 use tokio::time::sleep;
 use tokio::time::timeout;
@@ -21,6 +25,9 @@ use crate::wire::fetch::MAX_PIECE;
 
 /// Fetch streams served at once; further ones hear `Busy` (arbitrary, holds 8 MiB of pieces at most).
 const MAX_SERVED: usize = 8;
+
+/// Of these, for one peer.
+const MAX_SERVED_PER_PEER: usize = 2;
 
 /// Bytes per second served on one stream at most (arbitrary: 8 streams fill a 4 Gbit/s link).
 const SERVE_RATE: u64 = 64 << 20;
@@ -60,17 +67,37 @@ impl BlobSource for NoBlobs {
 pub(super) struct Server {
     blobs: Arc<dyn BlobSource>,
     places: Arc<Semaphore>,
+    peers: Arc<Mutex<BTreeMap<PeerKey, usize>>>,
+}
+
+/// A place at the server, given back when dropped.
+struct Place {
+    _all: OwnedSemaphorePermit,
+    peer: PeerKey,
+    peers: Arc<Mutex<BTreeMap<PeerKey, usize>>>,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = peers.get_mut(&self.peer) {
+            *count -= 1;
+            if *count == 0 {
+                peers.remove(&self.peer);
+            }
+        }
+    }
 }
 
 impl Server {
     pub(super) fn new(blobs: Arc<dyn BlobSource>) -> Self {
-        Self { blobs, places: Arc::new(Semaphore::new(MAX_SERVED)) }
+        Self { blobs, places: Arc::new(Semaphore::new(MAX_SERVED)), peers: Arc::default() }
     }
 
     /// Answers requests until the stream closes, goes silent or breaks the protocol.
     pub(super) async fn serve(self, peer: PeerKey, stream: Greeted) {
         let Greeted { mut reader, mut writer } = stream;
-        let place = self.places.clone().try_acquire_owned().ok();
+        let place = self.place(peer);
         loop {
             let request = match timeout(PIECE_LIMIT, reader.receive::<FetchRequest>()).await {
                 Ok(Ok(Some(request))) => request,
@@ -89,6 +116,17 @@ impl Server {
             }
             pace(&answer).await;
         }
+    }
+
+    fn place(&self, peer: PeerKey) -> Option<Place> {
+        let all = Arc::clone(&self.places).try_acquire_owned().ok()?;
+        let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = peers.entry(peer).or_default();
+        if *count >= MAX_SERVED_PER_PEER {
+            return None;
+        }
+        *count += 1;
+        Some(Place { _all: all, peer, peers: Arc::clone(&self.peers) })
     }
 
     async fn answer(&self, request: FetchRequest) -> FetchAnswer {

@@ -35,7 +35,7 @@ const PART: usize = 64 << 10;
 const MAX_PREFIX: usize = 5;
 
 /// A message that goes over a stream.
-pub(super) trait Message: Sized {
+pub trait Message: Sized {
     /// What to call it in errors.
     const WHAT: &'static str;
     /// The most bytes that one may have.
@@ -52,7 +52,12 @@ pub(super) trait Message: Sized {
 #[derive(Debug)]
 pub(super) enum Pipe {
     /// A libp2p stream, with its place in the peer's allowance.
-    Remote(Compat<Stream>, Option<Lent>),
+    Remote {
+        /// The stream.
+        stream: Compat<Stream>,
+        /// Given back when the stream is dropped.
+        _lent: Option<Lent>,
+    },
     /// One end of a pipe in memory.
     Local(DuplexStream),
 }
@@ -60,14 +65,14 @@ pub(super) enum Pipe {
 impl Pipe {
     /// Wraps a stream; `lent` is given back when the stream is dropped.
     pub(super) fn remote(stream: Stream, lent: Option<Lent>) -> Self {
-        Self::Remote(stream.compat(), lent)
+        Self::Remote { stream: stream.compat(), _lent: lent }
     }
 }
 
 impl AsyncRead for Pipe {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, room: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Self::Remote(stream, _) => Pin::new(stream).poll_read(cx, room),
+            Self::Remote { stream, .. } => Pin::new(stream).poll_read(cx, room),
             Self::Local(stream) => Pin::new(stream).poll_read(cx, room),
         }
     }
@@ -76,21 +81,21 @@ impl AsyncRead for Pipe {
 impl AsyncWrite for Pipe {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
-            Self::Remote(stream, _) => Pin::new(stream).poll_write(cx, bytes),
+            Self::Remote { stream, .. } => Pin::new(stream).poll_write(cx, bytes),
             Self::Local(stream) => Pin::new(stream).poll_write(cx, bytes),
         }
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Self::Remote(stream, _) => Pin::new(stream).poll_flush(cx),
+            Self::Remote { stream, .. } => Pin::new(stream).poll_flush(cx),
             Self::Local(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Self::Remote(stream, _) => Pin::new(stream).poll_shutdown(cx),
+            Self::Remote { stream, .. } => Pin::new(stream).poll_shutdown(cx),
             Self::Local(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }

@@ -231,6 +231,12 @@ impl Mesh {
         let _ = answer.await;
     }
 
+    /// A stream before anything was said on it.
+    #[cfg(test)]
+    pub(super) async fn raw(&self, peer: PeerKey, protocol: Protocol) -> Pipe {
+        self.open_remote(peer, protocol).await.unwrap()
+    }
+
     async fn tell(&self, command: Command) {
         // A mesh that has stopped needs no telling.
         let _ = self.commands.send(command).await;

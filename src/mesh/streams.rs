@@ -182,3 +182,42 @@ impl Message for ToStage {
         Self::decode(bytes, network).map_err(|error| error.to_string())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NETWORK: NetworkId = NetworkId::new([1; 32]);
+
+    async fn meet(ours: Hello, theirs: Hello) -> Result<Greeted, OpenError> {
+        let (near, far) = tokio::io::duplex(1024);
+        let peer = PeerKey::new([2; 32]);
+        let both = tokio::join!(
+            greet(Pipe::Local(near), peer, Protocol::Control, NETWORK, &ours),
+            greet(Pipe::Local(far), peer, Protocol::Control, NETWORK, &theirs)
+        );
+        both.0
+    }
+
+    #[tokio::test]
+    async fn peers_without_a_common_version_part_and_say_why() {
+        let hello = |min, max| Hello { min, max, ..Hello::current("brigade") };
+
+        assert!(meet(hello(1, 2), hello(2, 3)).await.is_ok());
+        let error = meet(hello(1, 2), hello(3, 4)).await.unwrap_err();
+
+        let text = error.to_string();
+        assert!(matches!(error, OpenError::NoCommonVersion { .. }));
+        assert!(text.contains("1 to 2") && text.contains("3 to 4") && text.contains("/control/1"), "{text}");
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_says_nothing_is_given_up() {
+        let (near, _far) = tokio::io::duplex(1024);
+        let hello = Hello::current("brigade");
+
+        let error = greet(Pipe::Local(near), PeerKey::new([2; 32]), Protocol::Hop, NETWORK, &hello).await.unwrap_err();
+
+        assert!(matches!(error, OpenError::Silent { limit, .. } if limit == HELLO_LIMIT), "{error}");
+    }
+}

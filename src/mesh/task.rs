@@ -230,8 +230,10 @@ impl Task {
             // Whoever is gone already needs no parting.
             let _ = self.swarm.disconnect_peer_id(peer);
         }
-        let forgiven: Vec<_> = self.strangers.extract_if(.., |_, until| *until <= self.tick).collect();
-        for (peer, _) in forgiven {
+        let due: Vec<_> =
+            self.strangers.iter().filter(|(_, until)| **until <= self.tick).map(|(peer, _)| *peer).collect();
+        for peer in due {
+            self.strangers.remove(&peer);
             self.swarm.behaviour_mut().substreams.forgive(&peer);
         }
         self.dial_due();
