@@ -341,7 +341,7 @@ proptest! {
         let place = place.index(length);
         let other = forked(1, &log[..=place]);
         let (first, second) = if fork_first { (&other, &log[place]) } else { (&log[place], &other) };
-        let mut ledger = ledger_with(&[first.clone()]);
+        let mut ledger = ledger_with(std::slice::from_ref(first));
 
         let plan = ledger.plan(second).unwrap();
         ledger.commit(plan);

@@ -109,6 +109,9 @@ impl Cards {
 
     /// The caller fetched (or made) the manifest, so it decides how many there are.
     pub(super) fn manifest_known(&mut self, model: ModelId, units: u16) {
+        if self.manifests.len() >= self.config.max_models {
+            self.manifests.pop_first();
+        }
         self.manifests.insert(model, units);
     }
 

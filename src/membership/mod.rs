@@ -205,8 +205,7 @@ impl Membership {
 
     /// Advances by one event. An announcement that changes nothing (stale, or no room) is not worth relaying.
     pub fn handle(&mut self, event: Event, now: Time) -> Vec<Change> {
-        let mut changes = self.peers.ticked(now);
-        changes.extend(self.cards.ticked(now));
+        let mut changes = self.expire(now);
         changes.extend(match event {
             Event::ProfileHeard(signed) if signed.value.peer == self.me => self.heard_own(signed.value.order),
             Event::ProfileHeard(signed) => self.peers.profile_heard(signed.value, now),
@@ -224,6 +223,8 @@ impl Membership {
             Event::PeerSucceeded(peer) => self.peers.succeeded(peer, now),
             Event::Ticked => Vec::new(),
         });
+        // An announcement may be valid for no time at all: a farewell.
+        changes.extend(self.expire(now));
         changes
     }
 
@@ -260,6 +261,17 @@ impl Membership {
     /// The profiles of peers whose claims are offered, by key.
     pub fn offered(&self, now: Time) -> impl Iterator<Item = &Profile> {
         self.peers(now).filter(|state| state.standing == Standing::Offered).filter_map(|state| state.profile)
+    }
+
+    /// The profiles of peers that placement counts on, by key: those offered, and neighbours whose failure here does
+    /// not mean that they are gone.
+    pub fn present(&self, now: Time) -> impl Iterator<Item = &Profile> {
+        let present = |state: &PeerState<'_>| match state.standing {
+            Standing::Offered => true,
+            Standing::Demoted { .. } => state.connected,
+            Standing::Draining | Standing::Suspected | Standing::Silent => false,
+        };
+        self.peers(now).filter(present).filter_map(|state| state.profile)
     }
 
     /// Every holding of a model, in whatever state, of peers whose claims are offered.
@@ -306,6 +318,12 @@ impl Membership {
     /// The neighbours with the shortest round trips, nearest first: for the own profile.
     pub fn nearest(&self, count: usize) -> Vec<(PeerKey, Span)> {
         self.peers.nearest(count)
+    }
+
+    fn expire(&mut self, now: Time) -> Vec<Change> {
+        let mut changes = self.peers.ticked(now);
+        changes.extend(self.cards.ticked(now));
+        changes
     }
 
     fn said_by(&self, sayer: PeerKey, other: PeerKey, now: Time) -> Option<Span> {

@@ -317,10 +317,9 @@ impl Peers {
         let Some(order) = record.order else {
             return;
         };
-        if self.ghosts.len() >= self.config.max_peers {
-            if let Some((_, forgotten)) = self.forgetting.pop_first() {
-                self.ghosts.remove(&forgotten);
-            }
+        let full = self.ghosts.len() >= self.config.max_peers;
+        if let Some((_, forgotten)) = full.then(|| self.forgetting.pop_first()).flatten() {
+            self.ghosts.remove(&forgotten);
         }
         let forget = now.after(self.config.remember);
         self.ghosts.insert(peer, Ghost { order, demotion: record.demotion, forget });

@@ -366,3 +366,35 @@ fn a_lost_range_is_taken_over_and_nothing_else_moves() {
         }
     }
 }
+
+#[test]
+fn where_room_does_not_suffice_nobody_moves_in_circles() {
+    for (peers, cap, units) in [(3, 2, 7), (4, 2, 9), (5, 1, 7)] {
+        for seed in 0..50 {
+            let mut simulation = Simulation::new(seed, ROUGH, units, &vec![capped(cap); peers]);
+            simulation.run(at(60));
+            let settled = simulation.last_decision;
+
+            simulation.run(at(90));
+
+            assert_eq!(simulation.last_decision, settled, "{peers}x{cap}, seed {seed}\n{}", simulation.trace);
+            let room = peers * usize::from(cap);
+            let held = simulation.cover().counts().iter().filter(|count| **count > 0).count();
+            assert!(held >= room, "{peers}x{cap}, seed {seed}\n{}", simulation.trace);
+        }
+    }
+}
+
+#[test]
+fn moves_for_gain_come_to_an_end() {
+    for seed in 0..3 {
+        let mut simulation = Simulation::new(seed, FAIR, 10, &[capped(3); 8]);
+        simulation.run(at(45 * 60));
+        let settled = simulation.last_decision;
+
+        simulation.run(at(60 * 60));
+
+        assert_eq!(simulation.last_decision, settled, "seed {seed}\n{}", simulation.trace);
+        assert!(simulation.cover().is_full(), "seed {seed}\n{}", simulation.trace);
+    }
+}

@@ -1,6 +1,7 @@
 //! Which models this data directory knows, and where their weights lie.
 //!
-//! `models.json` is a small table; manifests and vocabularies are blobs. A file of weights is hashed when it is imported; from
+//! `models.json` is a small table; manifests and vocabularies are blobs. A file of weights is hashed when it is
+//! imported; from
 //! then on its length and time of change say whether it is still the same.
 
 use std::collections::BTreeMap;

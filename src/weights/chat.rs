@@ -1,8 +1,11 @@
 //! From a conversation to the tokens that the model was trained to answer.
 //!
-//! A model's template is a program in Jinja that comes with the weights: it is given only the conversation, a limited number
-//! of steps and a limited length of output. What users wrote cannot become a special token: behind every character with which
-//! one could begin, user text carries a *mark*, a character that occurs nowhere else. The template's own text has none; the
+//! A model's template is a program in Jinja that comes with the weights: it is given only the conversation, a limited
+//! number
+//! of steps and a limited length of output. What users wrote cannot become a special token: behind every character
+//! with which
+//! one could begin, user text carries a *mark*, a character that occurs nowhere else. The template's own text has
+//! none; the
 //! tokenizer looks for special tokens with the marks in place and then takes them out.
 
 use std::io;
@@ -35,7 +38,8 @@ const PLAIN: &str = "{% for message in messages %}{{ message.role | capitalize }
 /// Bytes of a template; real ones stay below 100 KiB. Arbitrary.
 const MAX_TEMPLATE: usize = 1 << 20;
 
-/// Instructions that rendering may take, and those added for each message; real templates take some hundred per message. Arbitrary.
+/// Instructions that rendering may take, and those added for each message; real templates take some hundred per
+/// message. Arbitrary.
 const FUEL: u64 = 100_000;
 const FUEL_PER_MESSAGE: u64 = 5_000;
 
@@ -45,7 +49,8 @@ const MAX_OUTPUT: usize = 1 << 20;
 /// How deep blocks, macros and calls may lie in each other. Arbitrary, well below what the stack bears.
 const MAX_DEPTH: usize = 200;
 
-/// The texts of ends of a sequence that templates mean by `eos_token`, the most specific first. A vocabulary names only the
+/// The texts of ends of a sequence that templates mean by `eos_token`, the most specific first. A vocabulary names
+/// only the
 /// set of tokens that end a generation.
 const EOS_TEXTS: [&str; 6] =
     ["</s>", "<|end_of_text|>", "<｜end▁of▁sentence｜>", "<eos>", "<|endoftext|>", "<|im_end|>"];
@@ -177,7 +182,8 @@ impl ChatTemplate {
 
     /// Renders a conversation.
     ///
-    /// `now` is the time in seconds since 1970 (UTC) for templates that write the date; without it they write their own default.
+    /// `now` is the time in seconds since 1970 (UTC) for templates that write the date; without it they write their
+    /// own default.
     ///
     /// # Errors
     /// What the template says, or why it was stopped.

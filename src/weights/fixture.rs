@@ -1,6 +1,7 @@
 //! Models of random weights, for tests, examples and benches of any module.
 //!
-//! A [`RandomModel`] is a valid GGUF file of any shape and weight format, the same on every machine. It is written piece by
+//! A [`RandomModel`] is a valid GGUF file of any shape and weight format, the same on every machine. It is written
+//! piece by
 //! piece, so that shapes of billions of weights need little memory.
 
 use std::fs::File;
@@ -28,7 +29,8 @@ const PRE: &str = "gpt-2";
 
 /// A model of random weights.
 ///
-/// The vocabulary is [`byte_vocabulary`]. Vectors (norms) are stored as F32; so are matrices whose rows don't fill whole
+/// The vocabulary is [`byte_vocabulary`]. Vectors (norms) are stored as F32; so are matrices whose rows don't fill
+/// whole
 /// blocks of `format`. Weights are scaled by the width of their input, so that activations stay near 1 in any depth.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct RandomModel {

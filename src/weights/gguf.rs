@@ -220,7 +220,8 @@ impl GgufFile {
         // SAFETY: the mapping is private to this value, read-only, and handed out only as shared slices that
         // borrow from it. What the type system cannot rule out is another process that shortens or rewrites the file
         // meanwhile: rewriting may change bytes between two reads, which no code here relies on not happening (places
-        // are checked once and slices keep their length), and shortening ends this process, like any lost disk under a mapping.
+        // are checked once and slices keep their length), and shortening ends this process, like any lost disk under
+        // a mapping.
         let map = unsafe { Mmap::map(&file) }.map_err(io("map"))?;
         Self::parse(Source::Mapped(map))
     }

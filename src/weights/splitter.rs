@@ -1,6 +1,7 @@
 //! Pre-tokenizers of byte-level BPE: how a text is cut into words before bytes are merged inside each.
 //!
-//! A pre-tokenizer is a list of patterns; each one cuts what the ones before it left into its matches and the gaps between.
+//! A pre-tokenizer is a list of patterns; each one cuts what the ones before it left into its matches and the gaps
+//! between.
 
 use std::ops::Range;
 
@@ -96,7 +97,7 @@ impl Splitter {
 
     /// The words, which lie end to start and make up the whole text.
     pub(super) fn split(&self, text: &str) -> Vec<Range<usize>> {
-        let whole = if text.is_empty() { Vec::new() } else { vec![0..text.len()] };
+        let whole: Vec<_> = (!text.is_empty()).then_some(0..text.len()).into_iter().collect();
         self.patterns
             .iter()
             .fold(whole, |words, pattern| words.into_iter().flat_map(|word| cut(pattern, text, word)).collect())
@@ -107,7 +108,8 @@ impl Splitter {
 fn cut(pattern: &Regex, text: &str, word: Range<usize>) -> Vec<Range<usize>> {
     let mut parts = Vec::new();
     let mut end = word.start;
-    // A match fails when it would take too many steps or too much memory (megabytes of spaces do): the rest stays one word.
+    // A match fails when it would take too many steps or too much memory (megabytes of spaces do): the rest stays one
+    // word.
     for found in pattern.find_iter(&text[word.clone()]).map_while(Result::ok) {
         let (start, stop) = (word.start + found.start(), word.start + found.end());
         parts.extend([end..start, start..stop]);

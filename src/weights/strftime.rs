@@ -32,7 +32,8 @@ struct Moment {
     second: u64,
 }
 
-/// Writes the time `seconds` after 1970 as C's `strftime` does; knows `%Y %y %m %B %b %d %e %A %a %H %I %M %S %p %%` and a
+/// Writes the time `seconds` after 1970 as C's `strftime` does; knows `%Y %y %m %B %b %d %e %A %a %H %I %M %S %p %%`
+/// and a
 /// `-` that leaves out leading zeros.
 pub(super) fn format(seconds: u64, format: &str) -> Result<String, Error> {
     let refuse = |reason: String| Error::new(ErrorKind::InvalidOperation, reason);

@@ -15,7 +15,8 @@ use serde_json::ser::Serializer;
 /// The largest indentation that a template may ask for. Arbitrary.
 const MAX_INDENT: usize = 16;
 
-/// Writes a value as JSON: on one line with `", "` and `": "`, or indented by `indent=N`. Other arguments of Python's are ignored.
+/// Writes a value as JSON: on one line with `", "` and `": "`, or indented by `indent=N`. Other arguments of Python's
+/// are ignored.
 pub(super) fn filter(value: Value, options: Kwargs) -> Result<Value, Error> {
     let indent = options.get::<Option<usize>>("indent")?;
     let mut bytes = Vec::new();

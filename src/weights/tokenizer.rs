@@ -146,7 +146,8 @@ impl Tokenizer {
 
     /// The tokens of a rendered chat, in which special tokens are parsed except where `mark` breaks their text.
     ///
-    /// Marks are taken out. The beginning of sequence comes first if the model asks for it and the template did not write it.
+    /// Marks are taken out. The beginning of sequence comes first if the model asks for it and the template did not
+    /// write it.
     pub(super) fn encode_marked(&self, text: &str, mark: char) -> Vec<Token> {
         let mut tokens = Vec::new();
         for part in self.all_markers.split(text) {
@@ -195,7 +196,8 @@ impl Tokenizer {
         }
     }
 
-    /// The text of tokens, without the space that SentencePiece puts before a text. Bytes that are not UTF-8 become U+FFFD.
+    /// The text of tokens, without the space that SentencePiece puts before a text. Bytes that are not UTF-8 become
+    /// U+FFFD.
     pub fn decode(&self, tokens: &[Token]) -> String {
         let bytes: Vec<u8> = tokens.iter().flat_map(|&token| self.piece(token).into_owned()).collect();
         let has_prefix = self.prefixes_space() && bytes.first() == Some(&b' ');

@@ -83,6 +83,19 @@ proptest! {
         prop_assert_eq!(tokenizer.decode(&tokenizer.encode(&text, TEXT)), text);
     }
 
+    /// The oracle is the `tokenizers` crate with its own pre-tokenizer of GPT-2.
+    #[test]
+    fn byte_pairs_cut_as_the_tokenizers_crate_does(text in "(the|then|th|abc|bc|ing| |  |\n|1|12|'s|'S|é|漢|\\PC){0,30}") {
+        let vocabulary = merged_byte_pairs();
+        let oracle = oracle(&vocabulary);
+        let tokenizer = Tokenizer::new(vocabulary).unwrap();
+
+        let tokens: Vec<u32> = tokenizer.encode(&text, TEXT).iter().map(|token| token.0).collect();
+
+        let expected = oracle.encode(text.as_str(), false).unwrap();
+        prop_assert_eq!(tokens, expected.get_ids());
+    }
+
     /// SentencePiece writes a space as U+2581, so that this one character is not told from it.
     #[test]
     fn sentencepiece_gives_back_every_text(text in "[\\PC&&[^▁]]{0,40}|[helo ]{0,40}") {
@@ -116,6 +129,52 @@ fn byte_pairs() -> Vocabulary {
     }
     vocabulary.merges = vec!["b c".to_owned(), "a b".to_owned()];
     vocabulary
+}
+
+/// All bytes and a few merges that compete with each other.
+fn merged_byte_pairs() -> Vocabulary {
+    let mut vocabulary = byte_vocabulary(259, crate::weights::fixture::Ends::Never);
+    let merges = [
+        "h e",
+        "Ġ t",
+        "Ġt he",
+        "t he",
+        "i n",
+        "b c",
+        "a b",
+        "ab c",
+        "in g",
+        "the n",
+        "Ġthe n",
+        "Ġ Ġ",
+        "1 2",
+        "Ċ Ċ",
+        "' s",
+        "Ã ©",
+        "ĠĠ ĠĠ",
+        "Ġ a",
+    ];
+    for merge in merges {
+        vocabulary.tokens.push(merge.replace(' ', ""));
+        vocabulary.types.push(TokenType::Normal);
+        vocabulary.merges.push(merge.to_owned());
+    }
+    vocabulary
+}
+
+fn oracle(vocabulary: &Vocabulary) -> tokenizers::Tokenizer {
+    let merges: Vec<_> = vocabulary.merges.iter().map(|merge| merge.split_once(' ').unwrap()).collect();
+    let ids: BTreeMap<_, _> = vocabulary.tokens.iter().zip(0..).collect();
+    let json = serde_json::json!({
+        "version": "1.0",
+        "added_tokens": [],
+        "normalizer": null,
+        "pre_tokenizer": { "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true },
+        "post_processor": null,
+        "decoder": null,
+        "model": { "type": "BPE", "vocab": ids, "merges": merges },
+    });
+    tokenizers::Tokenizer::from_bytes(json.to_string()).unwrap()
 }
 
 fn sentencepiece() -> Vocabulary {

@@ -1,6 +1,7 @@
 //! Writes GGUF version 3: what the fixtures and the trainer of the demo model need.
 //!
-//! First every metadata entry and every tensor is announced, then the tables are written, then each tensor's data in the
+//! First every metadata entry and every tensor is announced, then the tables are written, then each tensor's data in
+//! the
 //! same order. Nothing but the tables is held in memory.
 
 use std::io;

@@ -1,0 +1,337 @@
+//! The loop: translates what happens into the node's inputs, and performs its actions in order.
+
+use std::collections::BTreeMap;
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+use tokio::sync::oneshot;
+
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::daemon::answer::Answer;
+use crate::daemon::bridge::Bridge;
+use crate::daemon::handle::Command;
+use crate::daemon::handle::GENERATION_CAPACITY;
+use crate::daemon::handle::GenerateError;
+use crate::daemon::handle::GenerateRequest;
+use crate::daemon::handle::Generation;
+use crate::daemon::handle::ImportError;
+use crate::daemon::library::Library;
+use crate::daemon::listings;
+use crate::daemon::log::LogWriter;
+use crate::daemon::prepare;
+use crate::daemon::prepare::Prepared;
+use crate::daemon::publisher::Publisher;
+use crate::daemon::streams::Streams;
+use crate::daemon::views::ImportedView;
+use crate::engine::command::EngineEvent;
+use crate::ids::ModelId;
+use crate::ids::RequestId;
+use crate::ids::SessionId;
+use crate::mesh::Mesh;
+use crate::mesh::MeshEvent;
+use crate::node::Node;
+use crate::node::io::Action;
+use crate::node::io::Delivery;
+use crate::node::io::HoldPolicy;
+use crate::node::io::Input;
+use crate::node::io::ModelFacts;
+use crate::session::text::TextAssembler;
+use crate::weights::catalogue::Imported;
+
+/// Inputs from streams, answers and the log that the loop has not taken; their tasks wait when it is full.
+pub(super) const INPUT_CAPACITY: usize = 1024;
+
+/// Work done beside the loop that has not come back.
+pub(super) const DONE_CAPACITY: usize = 64;
+
+/// Everything that the loop owns.
+pub(super) struct Daemon {
+    pub(super) config: Config,
+    pub(super) clock: Clock,
+    pub(super) node: Node,
+    pub(super) mesh: Mesh,
+    pub(super) streams: Streams,
+    pub(super) bridge: Bridge,
+    pub(super) library: Library,
+    pub(super) log: LogWriter,
+    pub(super) publisher: Publisher,
+    pub(super) inputs: mpsc::Sender<Input>,
+    pub(super) done: mpsc::Sender<Done>,
+    /// Where each request's deliveries go.
+    pub(super) answers: BTreeMap<RequestId, mpsc::Sender<Delivery>>,
+    pub(super) last_request: RequestId,
+    pub(super) counts: Counts,
+}
+
+/// What the loop listens to.
+pub(super) struct Sources {
+    pub(super) commands: mpsc::Receiver<Command>,
+    pub(super) mesh: mpsc::Receiver<MeshEvent>,
+    pub(super) engine: mpsc::Receiver<EngineEvent>,
+    pub(super) inputs: mpsc::Receiver<Input>,
+    pub(super) done: mpsc::Receiver<Done>,
+}
+
+/// What is counted for the metrics.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Counts {
+    pub(super) requests: u64,
+    pub(super) finished: u64,
+    pub(super) failed: u64,
+    pub(super) tokens: u64,
+}
+
+/// Work that was done beside the loop.
+pub(super) enum Done {
+    /// A request is ready to be submitted, or not.
+    Prepared {
+        prepared: Result<Box<Prepared>, GenerateError>,
+        submitted: crate::amounts::Time,
+        reply: oneshot::Sender<Result<Generation, GenerateError>>,
+    },
+    /// A file was imported, or not.
+    Imported { imported: Result<Box<Imported>, ImportError>, reply: oneshot::Sender<Result<ImportedView, ImportError>> },
+}
+
+/// Whether the loop goes on.
+enum Then {
+    Wait,
+    Stop(oneshot::Sender<()>),
+}
+
+impl Daemon {
+    /// Runs until told to stop, or until every handle is gone.
+    pub(super) async fn run(mut self, mut sources: Sources) {
+        let stopped = loop {
+            let wait = self.node.deadline().since(self.clock.now()).duration();
+            tokio::select! {
+                command = sources.commands.recv() => match command {
+                    Some(command) => if let Then::Stop(reply) = self.command(command) { break Some(reply) },
+                    None => break None,
+                },
+                Some(done) = sources.done.recv() => self.done(done),
+                Some(event) = sources.mesh.recv() => self.mesh_event(event),
+                Some(event) = sources.engine.recv() => {
+                    if let Some(input) = self.bridge.event(event) {
+                        self.feed(Input::Engine(input));
+                    }
+                }
+                Some(input) = sources.inputs.recv() => self.feed(input),
+                () = tokio::time::sleep(wait) => self.feed(Input::Tick),
+            }
+        };
+        self.stop().await;
+        if let Some(reply) = stopped {
+            // Whoever asked may have gone.
+            let _ = reply.send(());
+        }
+    }
+
+    /// Tells the node, and performs what it asks for.
+    pub(super) fn feed(&mut self, input: Input) {
+        let mut waiting = VecDeque::from([input]);
+        while let Some(input) = waiting.pop_front() {
+            let actions = self.node.handle(input, self.clock.now());
+            waiting.extend(actions.into_iter().filter_map(|action| self.perform(action)));
+        }
+    }
+
+    /// Performs one action; what it gives rise to at once is returned.
+    fn perform(&mut self, action: Action) -> Option<Input> {
+        match action {
+            Action::OpenControl(stream, peer) => self.streams.open_control(stream, peer),
+            Action::OpenHop(stream, peer, open) => self.streams.open_hop(stream, peer, open),
+            Action::Send(stream, message) => return self.streams.send(stream, message),
+            Action::Close(stream) => self.streams.close(stream),
+            Action::Engine(action) => return self.bridge.perform(action).map(Input::Engine),
+            Action::Publish(gossip) => self.publisher.publish(gossip),
+            Action::Store(entry) => return self.log.store(entry),
+            Action::Deliver(request, delivery) => return self.deliver(request, delivery),
+            Action::Dial(peer) => self.streams.dial(peer),
+        }
+        None
+    }
+
+    fn deliver(&mut self, request: RequestId, delivery: Delivery) -> Option<Input> {
+        match &delivery {
+            Delivery::Started(_) => {}
+            Delivery::Token { .. } => self.counts.tokens += 1,
+            Delivery::Finished(_) => self.counts.finished += 1,
+            Delivery::Failed(_) => self.counts.failed += 1,
+        }
+        let is_last = matches!(delivery, Delivery::Finished(_) | Delivery::Failed(_));
+        let sent = self.answers.get(&request)?.try_send(delivery);
+        if is_last || sent.is_err() {
+            self.answers.remove(&request);
+        }
+        // A reader that is too slow, or gone, ends its request.
+        (sent.is_err() && !is_last).then_some(Input::Cancel(request))
+    }
+
+    fn mesh_event(&mut self, event: MeshEvent) {
+        let input = match event {
+            MeshEvent::PeerUp(peer) => Input::PeerUp(peer),
+            MeshEvent::PeerDown(peer) => Input::PeerDown(peer),
+            MeshEvent::RoundTrip { peer, span } => Input::RoundTrip(peer, span),
+            MeshEvent::Gossip { message, .. } => {
+                self.publisher.heard(&message);
+                Input::Gossip(message)
+            }
+            MeshEvent::Control(server) => self.streams.control_arrived(server),
+            MeshEvent::Hop(server) => self.streams.hop_arrived(server),
+            MeshEvent::Listening(address) => return tracing::info!(address, "listening"),
+            MeshEvent::AddressConfirmed(address) => return tracing::info!(address, "reached by another peer"),
+            MeshEvent::Refused(reason) => return tracing::warn!(reason, "a connection came to nothing"),
+        };
+        self.feed(input);
+    }
+
+    fn command(&mut self, command: Command) -> Then {
+        match command {
+            Command::Generate(request, reply) => self.generate(*request, reply),
+            Command::Import(file, reply) => self.import(file, reply),
+            Command::Stop(reply) => return Then::Stop(reply),
+            Command::Status(reply) => self.answer_with_mesh(reply, listings::status),
+            Command::Peers(reply) => drop(reply.send(listings::peers(self))),
+            Command::Models(reply) => drop(reply.send(listings::models(self))),
+            Command::Credits(reply) => drop(reply.send(listings::credits(self))),
+            Command::Metrics(reply) => drop(reply.send(listings::metrics(self))),
+            Command::Invite(reply) => self.answer_with_mesh(reply, listings::invite),
+        }
+        Then::Wait
+    }
+
+    /// Answers with a listing that needs a look at the mesh, whose task is asked beside the loop.
+    fn answer_with_mesh<T: Send + 'static, F>(&self, reply: oneshot::Sender<T>, listing: impl FnOnce(&Self) -> F)
+    where
+        F: FnOnce(Option<crate::mesh::MeshStatus>) -> T + Send + 'static,
+    {
+        let (mesh, finish) = (self.mesh.clone(), listing(self));
+        tokio::spawn(async move { reply.send(finish(mesh.status().await)) });
+    }
+
+    fn generate(&mut self, request: GenerateRequest, reply: oneshot::Sender<Result<Generation, GenerateError>>) {
+        self.counts.requests += 1;
+        let submitted = self.clock.now();
+        let chosen = match listings::choose(self, request.model.as_deref()) {
+            Ok(chosen) => chosen,
+            Err(error) => {
+                self.counts.failed += 1;
+                return drop(reply.send(Err(error)));
+            }
+        };
+        let trust = request.trust.unwrap_or(self.config.trust);
+        let (library, mesh, done) = (self.library.clone(), self.mesh.clone(), self.done.clone());
+        tokio::spawn(async move {
+            let prepared = prepare::prepare(library, mesh, chosen, request, trust).await.map(Box::new);
+            // The loop that is gone answers nobody.
+            let _ = done.send(Done::Prepared { prepared, submitted, reply }).await;
+        });
+    }
+
+    fn import(&self, file: PathBuf, reply: oneshot::Sender<Result<ImportedView, ImportError>>) {
+        let (library, done) = (self.library.clone(), self.done.clone());
+        tokio::spawn(async move {
+            let worked = tokio::task::spawn_blocking(move || library.import(&file)).await;
+            let imported = match worked {
+                Ok(Ok(imported)) => Ok(Box::new(imported)),
+                Ok(Err(error)) => Err(ImportError::Refused(error.to_string())),
+                Err(error) => Err(ImportError::Refused(error.to_string())),
+            };
+            let _ = done.send(Done::Imported { imported, reply }).await;
+        });
+    }
+
+    fn done(&mut self, done: Done) {
+        match done {
+            Done::Prepared { prepared: Ok(prepared), submitted, reply } => self.submit(*prepared, submitted, reply),
+            Done::Prepared { prepared: Err(error), reply, .. } => {
+                self.counts.failed += 1;
+                drop(reply.send(Err(error)));
+            }
+            Done::Imported { imported, reply } => {
+                let view = imported.map(|imported| {
+                    self.know(imported.id);
+                    listings::imported(&imported)
+                });
+                drop(reply.send(view));
+            }
+        }
+    }
+
+    fn submit(
+        &mut self,
+        prepared: Prepared,
+        submitted: crate::amounts::Time,
+        reply: oneshot::Sender<Result<Generation, GenerateError>>,
+    ) {
+        let Prepared { facts, tokenizer, spec, stop } = prepared;
+        let mut session = [0; SessionId::LEN];
+        if let Err(error) = getrandom::fill(&mut session) {
+            return drop(reply.send(Err(GenerateError::Prompt(format!("no randomness from the system: {error}")))));
+        }
+        self.last_request = self.last_request.next();
+        let request = self.last_request;
+        let (queue, deliveries) = mpsc::channel(GENERATION_CAPACITY);
+        let (events, reader) = mpsc::channel(GENERATION_CAPACITY);
+        let answer = Answer {
+            request,
+            model: facts.id,
+            prompt_tokens: u32::try_from(spec.prompt.len()).unwrap_or(u32::MAX),
+            tokenizer,
+            text: TextAssembler::new(stop),
+            deliveries,
+            events,
+            inputs: self.inputs.clone(),
+            clock: self.clock,
+            submitted,
+        };
+        self.answers.insert(request, queue);
+        tokio::spawn(answer.run());
+        // A caller that has gone has dropped the reader, on which the answer's task cancels.
+        drop(reply.send(Ok(Generation { model: facts.id.to_string(), events: reader })));
+        self.feed(Input::ModelKnown(facts));
+        self.feed(Input::Submit { request, session: SessionId::new(session), spec });
+    }
+
+    /// Tells the node of a model in the catalogue.
+    pub(super) fn know(&mut self, model: ModelId) -> Option<Arc<ModelFacts>> {
+        match self.library.known(model) {
+            Ok(known) => {
+                self.publisher.follow(model);
+                self.feed(Input::ModelKnown(Arc::clone(&known.facts)));
+                Some(known.facts)
+            }
+            Err(error) => {
+                tracing::warn!(model = %model.short(), %error, "a model of the catalogue cannot be used");
+                None
+            }
+        }
+    }
+
+    /// Serves a model of the catalogue under a policy.
+    pub(super) fn serve(&mut self, model: ModelId, policy: HoldPolicy) {
+        let Some(facts) = self.know(model) else { return };
+        match self.library.weights(model) {
+            Ok(file) => {
+                self.bridge.offer(model, facts.shape, Arc::new(file));
+                self.feed(Input::Serve { model, policy });
+            }
+            Err(error) => tracing::warn!(model = %model.short(), %error, "the weights cannot be served"),
+        }
+    }
+
+    /// Takes leave: no new leases, and a moment for what is queued to go out.
+    async fn stop(mut self) {
+        self.feed(Input::Drain);
+        let requests: Vec<RequestId> = self.answers.keys().copied().collect();
+        for request in requests {
+            self.feed(Input::Cancel(request));
+        }
+        self.publisher.flush().await;
+        self.mesh.stop().await;
+    }
+}

@@ -1,0 +1,108 @@
+//! Gossip: which topics this peer takes part in, and what goes to which.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::sync::oneshot;
+
+use crate::ids::ModelId;
+use crate::mesh::Mesh;
+use crate::mesh::Topic;
+use crate::wire::gossip::Gossip;
+use crate::wire::profile::Profile;
+
+/// Records waiting to be published. Everything gossiped is said again sooner or later, so what finds no room is dropped.
+const CAPACITY: usize = 256;
+
+/// Models whose profiles this peer listens to (arbitrary; a topic costs a few hundred bytes per neighbour).
+const MAX_TOPICS: usize = 64;
+
+/// How long the last records may take to go out at the end.
+const FLUSH_LIMIT: Duration = Duration::from_millis(500);
+
+/// Publishes beside the loop.
+pub(super) struct Publisher {
+    queue: mpsc::Sender<Order>,
+    followed: BTreeSet<ModelId>,
+}
+
+enum Order {
+    Publish(Topic, bytes::Bytes),
+    Follow(ModelId),
+    Flush(oneshot::Sender<()>),
+}
+
+impl Publisher {
+    pub(super) fn start(mesh: Mesh) -> Self {
+        let (queue, orders) = mpsc::channel(CAPACITY);
+        tokio::spawn(run(mesh, orders));
+        Self { queue, followed: BTreeSet::new() }
+    }
+
+    /// Publishes a record to whom it concerns.
+    pub(super) fn publish(&mut self, gossip: Gossip) {
+        let bytes = gossip.encode();
+        for topic in topics(&gossip) {
+            self.order(Order::Publish(topic, bytes.clone()));
+        }
+    }
+
+    /// Takes note of a record from others: a card makes its model's profiles worth hearing.
+    pub(super) fn heard(&mut self, gossip: &Gossip) {
+        if let Gossip::Card(card) = gossip {
+            self.follow(card.value.model);
+        }
+    }
+
+    /// Listens to the profiles of those who serve a model.
+    pub(super) fn follow(&mut self, model: ModelId) {
+        if self.followed.len() < MAX_TOPICS && self.followed.insert(model) {
+            self.order(Order::Follow(model));
+        }
+    }
+
+    /// Waits a moment for what is queued to go out.
+    pub(super) async fn flush(&self) {
+        let (reply, done) = oneshot::channel();
+        self.order(Order::Flush(reply));
+        // What takes longer is said by the connection's end.
+        let _ = tokio::time::timeout(FLUSH_LIMIT, done).await;
+    }
+
+    fn order(&self, order: Order) {
+        if self.queue.try_send(order).is_err() {
+            tracing::debug!("gossip finds no room and is dropped");
+        }
+    }
+}
+
+/// A profile concerns those who follow its models. A peer that holds nothing speaks to everybody.
+fn topics(gossip: &Gossip) -> Vec<Topic> {
+    match gossip {
+        Gossip::Card(_) | Gossip::Credit(_) => vec![Topic::Network],
+        Gossip::Profile(profile) => profile_topics(&profile.value),
+    }
+}
+
+fn profile_topics(profile: &Profile) -> Vec<Topic> {
+    let models: BTreeSet<ModelId> = profile.holdings.iter().map(|holding| holding.model).collect();
+    if models.is_empty() {
+        return vec![Topic::Network];
+    }
+    models.into_iter().map(Topic::Model).collect()
+}
+
+async fn run(mesh: Mesh, mut orders: mpsc::Receiver<Order>) {
+    while let Some(order) = orders.recv().await {
+        match order {
+            Order::Publish(topic, bytes) => {
+                if let Err(error) = mesh.publish(topic, bytes).await {
+                    tracing::debug!(%error, "a record was not published");
+                }
+            }
+            Order::Follow(model) => mesh.subscribe(Topic::Model(model)).await,
+            Order::Flush(reply) => drop(reply.send(())),
+        }
+    }
+}
