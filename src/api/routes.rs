@@ -74,7 +74,7 @@ pub(crate) struct State {
 impl State {
     pub(crate) fn new(peer: Peer, gate: Gate, stop: CancellationToken) -> Self {
         let slots = Arc::new(Semaphore::new(MAX_REQUESTS));
-        Self { peer, gate, slots, started: clock::wall_clock().as_secs(), stop }
+        Self { peer, gate, slots, started: clock::unix_seconds(), stop }
     }
 
     fn slot(&self) -> Result<OwnedSemaphorePermit, ApiError> {
@@ -152,7 +152,7 @@ async fn openai(state: &State, form: Form, body: Body) -> Answer {
     };
     let id = format!("{prefix}-{:016x}{:016x}", random()?, random()?);
     let heading =
-        Heading { form, id, created: clock::wall_clock().as_secs(), model: generation.model.clone(), logprobs };
+        Heading { form, id, created: clock::unix_seconds(), model: generation.model.clone(), logprobs };
     match delivery {
         Delivery::Whole => answer::whole(&heading, generation).await,
         Delivery::Stream | Delivery::StreamWithUsage => Ok(answer::stream(heading, delivery, generation, slot)),
