@@ -9,6 +9,7 @@ use clap::Subcommand;
 
 use crate::cli::ask::AskArgs;
 use crate::cli::ask::GenerateArgs;
+use crate::cli::bench::BenchArgs;
 use crate::cli::demo::DemoArgs;
 use crate::cli::listings::Form;
 use crate::cli::network::NetworkCommand;
@@ -20,6 +21,7 @@ use crate::telemetry::LogFormat;
 
 mod access;
 mod ask;
+mod bench;
 mod client;
 mod demo;
 mod house;
@@ -109,6 +111,8 @@ enum Command {
     /// Run a private network of several peers on this machine, to try things on.
     #[command(subcommand)]
     Testnet(TestnetCommand),
+    /// Measure how many tokens per second this machine reads and writes with a model.
+    Bench(BenchArgs),
 }
 
 /// The user ended the command.
@@ -160,5 +164,6 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Status { json } => listings::status(&root, form(json)).await,
         Command::Network(command) => network::network(&root, command).await,
         Command::Testnet(command) => testnet::testnet(&root, command).await,
+        Command::Bench(args) => bench::bench(&args),
     }
 }
