@@ -151,8 +151,7 @@ async fn openai(state: &State, form: Form, body: Body) -> Answer {
         Form::Completion => "cmpl",
     };
     let id = format!("{prefix}-{:016x}{:016x}", random()?, random()?);
-    let heading =
-        Heading { form, id, created: clock::unix_seconds(), model: generation.model.clone(), logprobs };
+    let heading = Heading { form, id, created: clock::unix_seconds(), model: generation.model.clone(), logprobs };
     match delivery {
         Delivery::Whole => answer::whole(&heading, generation).await,
         Delivery::Stream | Delivery::StreamWithUsage => Ok(answer::stream(heading, delivery, generation, slot)),
