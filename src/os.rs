@@ -269,6 +269,14 @@ pub fn memory() -> Option<Memory> {
     Some(memory)
 }
 
+/// What the machine is taken to have where the system doesn't say (arbitrary, small on purpose).
+const UNKNOWN_MEMORY: Bytes = Bytes::mib(4_096);
+
+/// The memory that this process may use: the machine's, or its container's if that is less.
+pub fn total_memory() -> Bytes {
+    memory().map_or(UNKNOWN_MEMORY, |memory| memory.total)
+}
+
 fn read_meminfo(text: &str) -> Option<Memory> {
     let field = |name: &str| {
         let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;

@@ -45,7 +45,6 @@ pub fn prometheus(metrics: &Metrics) -> String {
         ("brigade_positions_total", "counter", "Positions computed by this peer.", metrics.positions),
         ("brigade_engine_busy_microseconds_total", "counter", "Time in the engine.", metrics.busy_micros),
         ("brigade_hop_payload_bytes_total", "counter", "Tensor bytes sent to other stages.", metrics.hop_payload_bytes),
-        ("brigade_gossip_refused_total", "counter", "Gossiped records refused.", metrics.gossip_refused),
         ("brigade_kv_bytes", "gauge", "Key/value cache in use.", metrics.kv_bytes),
     ];
     let mut text = String::new();

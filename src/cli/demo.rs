@@ -54,7 +54,7 @@ pub(crate) async fn demo(args: DemoArgs) -> anyhow::Result<()> {
         peers: usize::from(STAGES) + 1,
         // As few as three can hold, so that nobody holds all and nobody can be spared.
         units_per_peer: Some(units()?.div_ceil(STAGES)),
-        model: demo::ALIAS.to_owned(),
+        model: demo::NAME.to_owned(),
         threads: 1,
         life: Life::WithParent,
     };
@@ -88,14 +88,14 @@ async fn ask_and_tell(swarm: &mut Swarm, prompt: &str) -> anyhow::Result<()> {
     let model = swarm.covered(PATIENCE).await?;
     let peers: PeersView = swarm.client().get("peers").await?;
     output::line(format!("{} ({} units), shared by peers that found each other:", model.title, model.units))?;
-    for (index, node) in swarm.nodes().iter().enumerate() {
-        let view = peers.peers.iter().find(|peer| peer.peer == node.run.peer);
+    for (index, member) in swarm.members().iter().enumerate() {
+        let view = peers.peers.iter().find(|peer| peer.peer == member.run.peer);
         let held: Vec<&str> = view.iter().flat_map(|peer| &peer.holdings).map(|held| held.units.as_str()).collect();
         let held = if held.is_empty() { "nothing, and asks".to_owned() } else { format!("units {}", held.join(", ")) };
         output::line(format!(
             "  peer {index}  {}  process {:<7} holds {held}",
-            output::short(&node.run.peer),
-            node.run.pid
+            output::short(&member.run.peer),
+            member.run.pid
         ))?;
     }
     output::line(format!("\n> {prompt}"))?;
@@ -151,7 +151,7 @@ fn row(swarm: &Swarm, stage: &StageView, is_last: bool) -> Vec<String> {
         bytes => bytes.map(|bytes| Bytes(bytes).to_string()),
     };
     vec![
-        swarm::label(swarm.nodes(), &stage.peer),
+        swarm::label(swarm.members(), &stage.peer),
         stage.units.clone(),
         reported(stage.positions.map(|positions| positions.to_string())),
         reported(stage.busy_micros.map(output::micros)),

@@ -144,8 +144,21 @@ fn report(error: &anyhow::Error) -> ExitCode {
     if error.downcast_ref::<io::Error>().is_some_and(|fault| fault.kind() == io::ErrorKind::BrokenPipe) {
         return ExitCode::SUCCESS;
     }
-    output::note(format!("error: {error:#}"));
+    output::note(format!("error: {}", in_words(error)));
     ExitCode::FAILURE
+}
+
+/// An error and its causes, leaving out those whose words an error above repeats.
+fn in_words(error: &anyhow::Error) -> String {
+    let mut words = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if words.is_empty() {
+            words = cause;
+        } else if !words.contains(cause.trim_end()) {
+            words = format!("{words}: {cause}");
+        }
+    }
+    words
 }
 
 async fn run(cli: Cli) -> anyhow::Result<()> {

@@ -66,12 +66,12 @@ pub(crate) enum Life {
 #[derive(Debug)]
 pub(crate) struct Swarm {
     plan: Plan,
-    nodes: Vec<Node>,
+    members: Vec<Member>,
 }
 
 /// One peer.
 #[derive(Debug)]
-pub(crate) struct Node {
+pub(crate) struct Member {
     pub(crate) root: PathBuf,
     child: Child,
     pub(crate) run: RunFile,
@@ -94,7 +94,7 @@ impl Swarm {
                 bail!("peers run in {folder} already: `brigade testnet down --dir {folder}` stops them");
             }
         }
-        let mut swarm = Self { plan, nodes: Vec::new() };
+        let mut swarm = Self { plan, members: Vec::new() };
         match swarm.start_all().await {
             Ok(()) => Ok(swarm),
             Err(error) => {
@@ -111,14 +111,14 @@ impl Swarm {
         let first = self.spawn(0, &invite, &[])?;
         let first = self.listening(0, first).await?;
         let join = first.run.p2p.clone();
-        self.nodes.push(first);
+        self.members.push(first);
         let mut starting = VecDeque::new();
         for peer in 1..self.plan.peers {
             starting.push_back((peer, self.spawn(peer, &invite, &join)?));
         }
         while let Some((peer, child)) = starting.pop_front() {
             match self.listening(peer, child).await {
-                Ok(node) => self.nodes.push(node),
+                Ok(member) => self.members.push(member),
                 Err(error) => {
                     for (peer, child) in starting {
                         end(&root(&self.plan.folder, peer), child).await;
@@ -186,7 +186,7 @@ impl Swarm {
     }
 
     /// Waits until the peer has said where it listens.
-    async fn listening(&self, peer: usize, mut child: Child) -> anyhow::Result<Node> {
+    async fn listening(&self, peer: usize, mut child: Child) -> anyhow::Result<Member> {
         let root = root(&self.plan.folder, peer);
         let said = tokio::time::timeout(START_TIMEOUT, async {
             loop {
@@ -201,7 +201,7 @@ impl Swarm {
         });
         let waited = START_TIMEOUT.as_secs();
         match said.await.unwrap_or_else(|_| bail!("peer {peer} did not start within {waited} s:\n{}", log_end(&root))) {
-            Ok(run) => Ok(Node { root, child, run }),
+            Ok(run) => Ok(Member { root, child, run }),
             Err(error) => {
                 end(&root, child).await;
                 Err(error)
@@ -245,9 +245,9 @@ impl Swarm {
     }
 
     fn check_alive(&mut self) -> anyhow::Result<()> {
-        for (peer, node) in self.nodes.iter_mut().enumerate() {
-            if node.child.try_wait()?.is_some() {
-                bail!("peer {peer} stopped:\n{}", log_end(&node.root));
+        for (peer, member) in self.members.iter_mut().enumerate() {
+            if member.child.try_wait()?.is_some() {
+                bail!("peer {peer} stopped:\n{}", log_end(&member.root));
             }
         }
         Ok(())
@@ -255,19 +255,19 @@ impl Swarm {
 
     /// Peer 0, which only asks.
     pub(crate) fn client(&self) -> Client {
-        let first = &self.nodes[0].run;
+        let first = &self.members[0].run;
         Client::new(&first.api, &first.token)
     }
 
     /// Every peer, in order.
-    pub(crate) fn nodes(&self) -> &[Node] {
-        &self.nodes
+    pub(crate) fn members(&self) -> &[Member] {
+        &self.members
     }
 
     /// Stops every peer, by force if need be.
     pub(crate) async fn stop(self) {
-        futures::future::join_all(self.nodes.into_iter().map(|node| async move {
-            end(&node.root, node.child).await;
+        futures::future::join_all(self.members.into_iter().map(|member| async move {
+            end(&member.root, member.child).await;
         }))
         .await;
     }
@@ -309,8 +309,8 @@ fn log_end(root: &Path) -> String {
 }
 
 /// A peer's key as it is shown.
-pub(crate) fn label(nodes: &[Node], key: &str) -> String {
-    match nodes.iter().position(|node| node.run.peer == key) {
+pub(crate) fn label(members: &[Member], key: &str) -> String {
+    match members.iter().position(|member| member.run.peer == key) {
         Some(peer) => format!("peer {peer}"),
         None => output::short(key),
     }

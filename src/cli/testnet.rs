@@ -33,7 +33,7 @@ pub(crate) enum TestnetCommand {
         #[arg(long, value_name = "U", value_parser = clap::value_parser!(u16).range(1..))]
         units_per_peer: Option<u16>,
         /// A GGUF file. By default the small model that the program carries.
-        #[arg(long, value_name = "FILE", default_value = demo::ALIAS)]
+        #[arg(long, value_name = "FILE", default_value = demo::NAME)]
         model: String,
         /// Where the peers keep their data and logs. By default `testnet` in the data directory.
         #[arg(long, value_name = "DIR")]
@@ -75,7 +75,7 @@ pub(crate) async fn testnet(root: &Path, command: TestnetCommand) -> anyhow::Res
 
 /// The peers have other working directories than this command may have.
 fn model_file(model: &str) -> anyhow::Result<String> {
-    if model == demo::ALIAS {
+    if model == demo::NAME {
         return Ok(model.to_owned());
     }
     let file = std::fs::canonicalize(model).with_context(|| format!("{model} cannot be found"))?;
@@ -103,8 +103,8 @@ async fn up(plan: Plan, patience: Duration) -> anyhow::Result<()> {
             return Err(error.context(format!("the peers were stopped; their logs are in {}", folder.display())));
         }
     };
-    output::line(format!("{} peers serve {} ({} units)", swarm.nodes().len(), model.title, model.units))?;
-    let rows: Vec<Vec<String>> = swarm.nodes().iter().enumerate().map(|(peer, node)| row(peer, node)).collect();
+    output::line(format!("{} peers serve {} ({} units)", swarm.members().len(), model.title, model.units))?;
+    let rows: Vec<Vec<String>> = swarm.members().iter().enumerate().map(|(peer, member)| row(peer, member)).collect();
     output::line(output::table(&["peer", "key", "process", "api", "data and log"], &rows))?;
     let first = swarm::root(&folder, 0);
     output::line(format!("\nAsk:   brigade --data-dir {} ask \"…\"", first.display()))?;
@@ -113,14 +113,14 @@ async fn up(plan: Plan, patience: Duration) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn row(peer: usize, node: &swarm::Node) -> Vec<String> {
-    let api = format!("http://{}/v1", node.run.api);
+fn row(peer: usize, member: &swarm::Member) -> Vec<String> {
+    let api = format!("http://{}/v1", member.run.api);
     vec![
         peer.to_string(),
-        output::short(&node.run.peer),
-        node.run.pid.to_string(),
+        output::short(&member.run.peer),
+        member.run.pid.to_string(),
         api,
-        node.root.display().to_string(),
+        member.root.display().to_string(),
     ]
 }
 

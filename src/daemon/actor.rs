@@ -147,8 +147,12 @@ impl Daemon {
             Action::Send(stream, message) => return self.streams.send(stream, message),
             Action::Close(stream) => self.streams.close(stream),
             Action::Engine(action) => return self.bridge.perform(action).map(Input::Engine),
-            Action::Publish(gossip) => self.publisher.publish(gossip),
+            Action::Publish(gossip) => {
+                let peers = self.node.membership().count(self.clock.now());
+                self.publisher.publish(&gossip, peers);
+            }
             Action::Store(entry) => return self.log.store(entry),
+            Action::StoreFork(fork) => self.log.store_fork(fork),
             Action::Deliver(request, delivery) => return self.deliver(request, delivery),
             Action::Dial(peer) => self.streams.dial(peer),
         }

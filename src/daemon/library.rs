@@ -77,7 +77,7 @@ impl Library {
     /// Opens the catalogue of a data directory and enters the demo model.
     pub(super) fn open(directory: &Path) -> Result<Self, LibraryError> {
         let mut catalogue = Catalogue::open(directory)?;
-        catalogue.import_embedded(demo::MODEL, demo::ALIAS)?;
+        catalogue.import_embedded(demo::MODEL, demo::NAME)?;
         let shelf = Shelf { catalogue, known: BTreeMap::new() };
         Ok(Self { shelf: Arc::new(Mutex::new(shelf)), last_blob: Arc::default() })
     }

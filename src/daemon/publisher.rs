@@ -18,6 +18,9 @@ const CAPACITY: usize = 256;
 /// Models whose profiles this peer listens to (arbitrary; a topic costs a few hundred bytes per neighbour).
 const MAX_TOPICS: usize = 64;
 
+/// Peers up to which profiles go to everybody (arbitrary: 64 peers make 7 profiles a second at most).
+const SMALL: usize = 64;
+
 /// How long the last records may take to go out at the end.
 const FLUSH_LIMIT: Duration = Duration::from_millis(500);
 
@@ -40,10 +43,10 @@ impl Publisher {
         Self { queue, followed: BTreeSet::new() }
     }
 
-    /// Publishes a record to whom it concerns.
-    pub(super) fn publish(&mut self, gossip: Gossip) {
+    /// Publishes a record to whom it concerns, in a network of about `peers` peers.
+    pub(super) fn publish(&self, gossip: &Gossip, peers: usize) {
         let bytes = gossip.encode();
-        for topic in topics(&gossip) {
+        for topic in topics(gossip, peers) {
             self.order(Order::Publish(topic, bytes.clone()));
         }
     }
@@ -77,11 +80,12 @@ impl Publisher {
     }
 }
 
-/// A profile concerns those who follow its models. A peer that holds nothing speaks to everybody.
-fn topics(gossip: &Gossip) -> Vec<Topic> {
+/// A profile concerns those who follow its models. In a small network, and from a peer that holds nothing, it goes to
+/// everybody, so that a newcomer need not learn of the model first.
+fn topics(gossip: &Gossip, peers: usize) -> Vec<Topic> {
     match gossip {
-        Gossip::Card(_) | Gossip::Credit(_) => vec![Topic::Network],
-        Gossip::Profile(profile) => profile_topics(&profile.value),
+        Gossip::Profile(profile) if peers > SMALL => profile_topics(&profile.value),
+        Gossip::Profile(_) | Gossip::Card(_) | Gossip::Credit(_) => vec![Topic::Network],
     }
 }
 

@@ -37,11 +37,12 @@ pub(super) struct Streams {
     inputs: mpsc::Sender<Input>,
     queues: BTreeMap<StreamId, mpsc::Sender<Outgoing>>,
     arrivals: u64,
+    payload_bytes: u64,
 }
 
 impl Streams {
     pub(super) fn new(mesh: Mesh, inputs: mpsc::Sender<Input>) -> Self {
-        Self { mesh, inputs, queues: BTreeMap::new(), arrivals: 0 }
+        Self { mesh, inputs, queues: BTreeMap::new(), arrivals: 0, payload_bytes: 0 }
     }
 
     /// Opens a control stream under the node's id.
@@ -84,8 +85,11 @@ impl Streams {
 
     /// Queues a message. A full queue ends the stream, and what to tell the node is returned.
     pub(super) fn send(&mut self, id: StreamId, message: Outgoing) -> Option<Input> {
-        let sent = self.queues.get(&id)?.try_send(message);
-        match sent {
+        let queue = self.queues.get(&id)?;
+        if let Outgoing::Forward(HopForward::Frame(frame)) = &message {
+            self.payload_bytes += frame.payload.len() as u64;
+        }
+        match queue.try_send(message) {
             Ok(()) => None,
             Err(mpsc::error::TrySendError::Full(_)) => {
                 self.queues.remove(&id);
@@ -99,6 +103,17 @@ impl Streams {
     /// Ends a stream once what is queued has been written.
     pub(super) fn close(&mut self, id: StreamId) {
         self.queues.remove(&id);
+    }
+
+    /// Connects to a peer if there is no connection; what comes of it is heard as any connection is.
+    pub(super) fn dial(&self, peer: PeerKey) {
+        let mesh = self.mesh.clone();
+        tokio::spawn(async move { mesh.connect(peer).await });
+    }
+
+    /// Bytes of tensor payload sent down hops since the start.
+    pub(super) const fn payload_bytes(&self) -> u64 {
+        self.payload_bytes
     }
 
     fn arrival(&mut self) -> StreamId {

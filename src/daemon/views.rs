@@ -36,6 +36,9 @@ pub struct StatusView {
     pub sessions: usize,
     /// This peer's own requests under way.
     pub requests: usize,
+    /// What its operator should know: models that are not served, joins that failed, connections that were refused.
+    #[serde(default)]
+    pub notices: Vec<String>,
 }
 
 /// A range held.
@@ -103,7 +106,7 @@ pub struct CoverView {
 }
 
 /// One line of `brigade models`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct ModelView {
     /// The model's id.
     pub id: String,
@@ -265,8 +268,6 @@ pub struct Metrics {
     pub busy_micros: u64,
     /// Bytes of tensor payload sent to other stages.
     pub hop_payload_bytes: u64,
-    /// Gossiped records refused: malformed, of a wrong signature, or over the rate.
-    pub gossip_refused: u64,
     /// Bytes of key/value cache in use.
     pub kv_bytes: u64,
 }

@@ -1,7 +1,7 @@
 //! The demo model: small enough to travel inside the binary. `MODEL_CARD.md` beside it says what it is.
 
-/// The model's GGUF file.
-pub static MODEL: &[u8] = include_bytes!("model.gguf");
+/// Its name wherever a model is named.
+pub const NAME: &str = "demo";
 
-/// The name under which every peer's catalogue has it.
-pub const ALIAS: &str = "demo";
+/// A GGUF file; `examples/train_demo_model.rs` makes it.
+pub static MODEL: &[u8] = include_bytes!("model.gguf");

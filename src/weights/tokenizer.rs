@@ -8,6 +8,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use aho_corasick::AhoCorasick;
+use aho_corasick::AhoCorasickKind;
 use aho_corasick::MatchKind;
 
 use crate::ids::Token;
@@ -20,6 +21,10 @@ use crate::weights::vocabulary::VocabularyError;
 use crate::wire::vocabulary::TokenType;
 use crate::wire::vocabulary::Vocabulary;
 use crate::wire::vocabulary::VocabularyKind;
+
+/// Bytes of all markers of a vocabulary, which bounds the memory of searching for them; the largest known vocabularies
+/// have about 100 KiB. Arbitrary.
+const MAX_MARKERS: usize = 1 << 20;
 
 /// What becomes of the texts of special tokens, such as `<|im_start|>`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,7 +97,8 @@ pub(super) struct SpecialStarts {
 
 impl Tokenizer {
     /// # Errors
-    /// `Length` if the vocabulary's lists differ in length, `Pre` if its pre-tokenizer is not known.
+    /// `Length` if the vocabulary's lists differ in length, `Pre` if its pre-tokenizer is not known, `Markers` if it has
+    /// too many.
     pub fn new(vocabulary: Vocabulary) -> Result<Self, VocabularyError> {
         let tokens = vocabulary.tokens.len();
         let lengths = [("types", vocabulary.types.len()), ("scores", vocabulary.scores.len())];
@@ -113,8 +119,8 @@ impl Tokenizer {
             }
         };
         let is_added = |index: usize| vocabulary.types[index] == TokenType::UserDefined && is_text(index);
-        let added_markers = Markers::new(&vocabulary, is_added);
-        let all_markers = Markers::new(&vocabulary, |index| is_added(index) || is_special(&vocabulary, index));
+        let added_markers = Markers::new(&vocabulary, is_added)?;
+        let all_markers = Markers::new(&vocabulary, |index| is_added(index) || is_special(&vocabulary, index))?;
         Ok(Self { vocabulary, algorithm, all_markers, added_markers })
     }
 
@@ -264,7 +270,7 @@ impl Tokenizer {
 }
 
 impl Markers {
-    fn new(vocabulary: &Vocabulary, is_marker: impl Fn(usize) -> bool) -> Self {
+    fn new(vocabulary: &Vocabulary, is_marker: impl Fn(usize) -> bool) -> Result<Self, VocabularyError> {
         let mut texts = BTreeMap::new();
         for (index, text) in vocabulary.tokens.iter().enumerate() {
             // A marker of one character would let no text be shielded against it.
@@ -272,10 +278,20 @@ impl Markers {
                 texts.entry(text.as_str()).or_insert(index as u32);
             }
         }
-        let builder = || AhoCorasick::builder().match_kind(MatchKind::LeftmostLongest).build(texts.keys());
-        // Fails only beyond 2³¹ states, which no vocabulary that fits a message has; without markers all is text.
-        let finder = if texts.is_empty() { None } else { builder().ok() };
-        Self { finder, tokens: texts.into_values().collect() }
+        let tokens = texts.values().copied().collect();
+        if texts.is_empty() {
+            return Ok(Self { finder: None, tokens });
+        }
+        let got = texts.keys().map(|text| text.len()).sum();
+        let too_many = || VocabularyError::Markers { limit: MAX_MARKERS, got };
+        if got > MAX_MARKERS {
+            return Err(too_many());
+        }
+        let mut builder = AhoCorasick::builder();
+        // The kind whose size is proportional to the texts.
+        builder.match_kind(MatchKind::LeftmostLongest).kind(Some(AhoCorasickKind::ContiguousNFA));
+        let finder = builder.build(texts.keys()).map_err(|_| too_many())?;
+        Ok(Self { finder: Some(finder), tokens })
     }
 
     fn split<'text>(&self, text: &'text str) -> Vec<Part<'text>> {

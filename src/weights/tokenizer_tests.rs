@@ -66,6 +66,17 @@ fn lists_of_different_lengths_are_refused() {
 }
 
 #[test]
+fn more_markers_than_any_model_has_are_refused() {
+    let mut vocabulary = byte_pairs();
+    for number in 0..200 {
+        vocabulary.tokens.push(format!("<{}{number}>", "x".repeat(8_000)));
+        vocabulary.types.push(TokenType::UserDefined);
+    }
+
+    assert!(matches!(Tokenizer::new(vocabulary), Err(VocabularyError::Markers { .. })));
+}
+
+#[test]
 fn a_megabyte_without_a_break_is_encoded_in_time() {
     let byte_pairs = Tokenizer::new(byte_pairs()).unwrap();
     let sentencepiece = Tokenizer::new(sentencepiece()).unwrap();

@@ -82,6 +82,14 @@ pub enum VocabularyError {
         /// Tokens.
         tokens: usize,
     },
+    /// Too much text of control and added tokens.
+    #[error("the texts of control and added tokens have {got} bytes; at most {limit} are accepted")]
+    Markers {
+        /// The most bytes.
+        limit: usize,
+        /// Bytes of all of them.
+        got: usize,
+    },
     /// A score that is no number.
     #[error("token {token} has a score that is not finite")]
     Score {
