@@ -21,6 +21,7 @@ use crate::ids::RequestId;
 use crate::ids::SessionId;
 use crate::ids::StreamId;
 use crate::ids::Token;
+use crate::ledger::Fork;
 pub use crate::session::outcome::Finish;
 pub use crate::session::outcome::GenerateFailure;
 pub use crate::session::step::StageKey;
@@ -212,6 +213,8 @@ pub enum Action {
     Publish(crate::wire::gossip::Gossip),
     /// Write and flush the entry, then say `EntryStored`.
     Store(CreditEntry),
+    /// Write the proof that a requester has cheated. Nothing waits for it.
+    StoreFork(Box<Fork>),
     /// Tell this peer's user.
     Deliver(RequestId, Delivery),
     /// Try to connect.

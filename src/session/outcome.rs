@@ -35,6 +35,9 @@ pub enum GenerateFailure {
     /// The model's manifest is not known here.
     #[error("model {0} is not known to this peer")]
     UnknownModel(ModelId),
+    /// The prompt is empty, or no new token was asked for.
+    #[error("the prompt is empty, or no new token was asked for")]
+    NothingAsked,
     /// Prompt and new tokens exceed the context.
     #[error("prompt ({prompt} tokens) + max_tokens ({max_tokens}) exceed the model's context of {context}")]
     TooLong {

@@ -39,6 +39,7 @@ use crate::wire::control::Offer;
 use crate::wire::control::SamplingParameters;
 use crate::wire::control::SettleRefusal;
 use crate::wire::control::StageFailure;
+use crate::wire::control::StageReport;
 use crate::wire::control::TailFinish;
 use crate::wire::control::TailOffer;
 use crate::wire::control::ToStage;
@@ -308,6 +309,12 @@ fn token_out() -> impl Strategy<Value = TokenOut> {
     )
 }
 
+fn report() -> impl Strategy<Value = StageReport> {
+    (any::<u32>(), any::<u64>(), any::<u64>(), any::<u64>()).prop_map(|(positions, payload, frames, busy)| {
+        StageReport { positions: Position(positions), payload: Bytes(payload), frames, busy: Span(busy) }
+    })
+}
+
 fn from_stage() -> impl Strategy<Value = FromStage> {
     prop_oneof![
         Just(FromStage::Accept),
@@ -315,7 +322,7 @@ fn from_stage() -> impl Strategy<Value = FromStage> {
         token_out().prop_map(FromStage::Token),
         any::<u64>().prop_map(FromStage::Pong),
         failure().prop_map(FromStage::Failed),
-        Just(FromStage::Settled),
+        report().prop_map(FromStage::Settled),
         select(vec![SettleRefusal::Invalid, SettleRefusal::Fork, SettleRefusal::NotStored])
             .prop_map(FromStage::NotSettled),
         any::<u64>().prop_map(|counted| FromStage::NotSettled(SettleRefusal::TooLittle { counted: Mflop(counted) })),

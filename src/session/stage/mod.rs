@@ -57,6 +57,7 @@ use crate::wire::hop::HopRefusal;
 use crate::wire::hop::MAX_PAYLOAD;
 use crate::wire::hop::Sample;
 use crate::wire::hop::TokenFrame;
+use crate::wire::text::printable;
 
 /// Frames that may be sent down a hop before the first of them was taken up by the engine (arbitrary: enough to keep
 /// every stage of a prefill busy, few enough to bound what a slow stage holds).
@@ -293,11 +294,14 @@ impl LeasedStage {
 
     /// The engine could not do the stage's oldest step.
     pub fn on_step_failed(&mut self, failure: StepFailure) -> Vec<Effect> {
-        if self.phase == Phase::Running {
+        if self.phase == Phase::Offered {
+            // The engine made no room.
+            self.decline(DeclineReason::NoMemory);
+        } else if self.phase == Phase::Running {
             match failure {
                 StepFailure::NonFinite => self.fail(StageFailure::NonFinite),
                 StepFailure::BadInput => self.blame_input(),
-                StepFailure::Engine(message) => self.fail(StageFailure::Engine(shortened(message))),
+                StepFailure::Engine(message) => self.fail(StageFailure::Engine(printable(&message, MAX_MESSAGE))),
             }
         }
         self.drain()
@@ -583,10 +587,4 @@ fn inflow(terms: &Terms) -> Inflow {
         row_bytes: terms.dtype_in.row_bytes(terms.shape.width),
         budget: terms.budget,
     }))
-}
-
-fn shortened(mut message: String) -> String {
-    let end = (0..=MAX_MESSAGE.min(message.len())).rev().find(|&end| message.is_char_boundary(end)).unwrap_or(0);
-    message.truncate(end);
-    message
 }

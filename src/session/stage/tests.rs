@@ -471,10 +471,13 @@ fn an_entry_that_credits_too_little_or_another_is_refused() {
 }
 
 #[test]
-fn a_message_of_the_engine_is_cut_between_characters() {
-    assert_eq!(shortened("é".repeat(150)).len(), 200);
-    assert_eq!(shortened(format!("a{}", "é".repeat(150))).len(), 199);
-    assert_eq!(shortened("short".to_owned()), "short");
+fn an_engine_that_makes_no_room_is_a_reason_to_decline() {
+    let effects = offered(1).on_step_failed(StepFailure::Engine("full".to_owned()));
+
+    let decline = Decline { reason: DeclineReason::NoMemory, retry_after: None };
+    assert_eq!(told(&effects), [&FromStage::Decline(decline)]);
+    let effects = running(1).on_step_failed(StepFailure::Engine("x\n".repeat(150)));
+    assert_eq!(told(&effects), [&FromStage::Failed(StageFailure::Engine("x".repeat(150)))]);
 }
 
 #[test]

@@ -1,0 +1,411 @@
+//! The stages that others (or this peer itself) lease from this peer, and the engine that they share.
+
+use std::collections::BTreeMap;
+
+use crate::amounts::Bytes;
+use crate::amounts::Position;
+use crate::amounts::Span;
+use crate::amounts::Time;
+use crate::ids::Epoch;
+use crate::ids::ModelId;
+use crate::ids::PeerKey;
+use crate::ids::SessionId;
+use crate::ids::Step;
+use crate::ids::StreamId;
+use crate::node::Departure;
+use crate::node::Node;
+use crate::node::config::Serves;
+use crate::node::io::Action;
+use crate::node::io::EngineAction;
+use crate::node::io::Outgoing;
+use crate::node::io::StageKey;
+use crate::node::io::StepFailure;
+use crate::node::io::StepOutput;
+use crate::node::streams::Owner;
+use crate::scheduler::Item;
+use crate::scheduler::Kind;
+use crate::scheduler::Scheduler;
+use crate::scheduler::SchedulerConfig;
+use crate::scheduler::StepKey;
+use crate::session::stage::Effect;
+use crate::session::stage::LeasedStage;
+use crate::session::stage::Terms;
+use crate::session::stage::WaitingKind;
+use crate::units::UnitRange;
+use crate::wire::control::Decline;
+use crate::wire::control::DeclineReason;
+use crate::wire::control::FromStage;
+use crate::wire::control::Offer;
+use crate::wire::hop::HopBack;
+use crate::wire::hop::HopOpen;
+use crate::wire::hop::HopRefusal;
+
+/// Steps that the engine holds: one computes, one waits, so that it never idles while the node decides.
+const ENGINE_STEPS: usize = 2;
+
+/// How long a stream may be open without the offer that it is for.
+const OFFER_WAIT: Span = Span::seconds(10);
+
+/// Control streams without an offer, and hops without a lease, at most; of one peer at most a quarter (arbitrary).
+const MAX_WAITING: usize = 256;
+
+/// When a busy peer is to be asked again (arbitrary).
+const RETRY: Span = Span::seconds(1);
+
+/// A leased stage.
+#[derive(Debug)]
+struct Leased {
+    stage: LeasedStage,
+    /// Its keys and values; none once it was freed.
+    cache: Bytes,
+    /// Whether its next step waits in the scheduler.
+    queue: Queue,
+    steps: Step,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Queue {
+    Out,
+    In,
+}
+
+/// A stream whose offer has not come.
+#[derive(Clone, Copy, Debug)]
+struct Waiting {
+    peer: PeerKey,
+    /// What it opened, if it is a hop.
+    hop: Option<HopOpen>,
+    until: Time,
+}
+
+/// A step that the engine has.
+#[derive(Clone, Copy, Debug)]
+struct Flight {
+    key: StageKey,
+    positions: Position,
+}
+
+/// Everything leased from this peer.
+#[derive(Debug)]
+pub(super) struct Stages {
+    leased: BTreeMap<StageKey, Leased>,
+    waiting: BTreeMap<StreamId, Waiting>,
+    scheduler: Scheduler,
+    /// In the order in which the engine got them.
+    flights: Vec<Flight>,
+    /// The smoothed time of one step.
+    step_time: Span,
+}
+
+impl Stages {
+    pub(super) fn new(config: SchedulerConfig) -> Self {
+        Self {
+            leased: BTreeMap::new(),
+            waiting: BTreeMap::new(),
+            scheduler: Scheduler::new(config),
+            flights: Vec::new(),
+            step_time: Span::ZERO,
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.leased.len()
+    }
+
+    pub(super) fn cache(&self) -> Bytes {
+        self.leased.values().map(|leased| leased.cache).sum()
+    }
+
+    /// How long a new step would wait for the engine.
+    pub(super) fn queue(&self) -> Span {
+        let steps = self.scheduler.len() + self.flights.len();
+        self.step_time.times(u64::try_from(steps).unwrap_or(u64::MAX))
+    }
+
+    /// Whether a session is on any of the units.
+    pub(super) fn uses(&self, model: ModelId, range: UnitRange) -> bool {
+        self.leased.values().any(|leased| {
+            let terms = leased.stage.terms();
+            terms.model == model && terms.range.overlaps(range)
+        })
+    }
+
+    /// Forgets a stream that has ended before its offer came.
+    pub(super) fn forget(&mut self, stream: StreamId) {
+        self.waiting.remove(&stream);
+    }
+
+    pub(super) fn deadline(&self) -> Option<Time> {
+        let leases = self.leased.values().map(|leased| leased.stage.deadline());
+        leases.chain(self.waiting.values().map(|waiting| waiting.until)).min()
+    }
+
+    fn has_room_for(&self, peer: PeerKey) -> bool {
+        let of_peer = self.waiting.values().filter(|waiting| waiting.peer == peer).count();
+        self.waiting.len() < MAX_WAITING && of_peer < MAX_WAITING / 4
+    }
+
+    /// Takes a freed stage's steps out of the queue and the engine. Steps of its session's other stages get back in.
+    fn free(&mut self, key: StageKey) {
+        self.scheduler.remove(key.session);
+        self.flights.retain(|flight| flight.key != key);
+        for (other, leased) in &mut self.leased {
+            if other.session == key.session {
+                leased.queue = Queue::Out;
+            }
+            if *other == key {
+                leased.cache = Bytes::ZERO;
+            }
+        }
+    }
+}
+
+impl Node {
+    /// A requester opened a control stream.
+    pub(super) fn on_caller(&mut self, stream: StreamId, peer: PeerKey, now: Time) {
+        self.owners.insert(stream, Owner::Caller);
+        if self.stages.has_room_for(peer) {
+            self.stages.waiting.insert(stream, Waiting { peer, hop: None, until: now.after(OFFER_WAIT) });
+        } else {
+            self.close(stream);
+        }
+    }
+
+    /// An upstream stage opened a hop.
+    pub(super) fn on_hop(&mut self, stream: StreamId, peer: PeerKey, open: HopOpen, now: Time) {
+        self.owners.insert(stream, Owner::EarlyHop);
+        let key = StageKey { session: open.session, stage: open.to };
+        let epoch = self.stages.leased.get(&key).map(|leased| leased.stage.terms().epoch);
+        match epoch {
+            Some(epoch) if open.epoch < epoch => {
+                self.send(stream, Outgoing::Back(HopBack::Fenced(epoch)));
+                self.close(stream);
+            }
+            Some(epoch) if open.epoch == epoch => self.attach(stream, key, peer, open, now),
+            // Its offer is on its way.
+            Some(_) | None if self.stages.has_room_for(peer) => {
+                let until = now.after(OFFER_WAIT);
+                self.stages.waiting.insert(stream, Waiting { peer, hop: Some(open), until });
+            }
+            Some(_) | None => self.refuse_early(stream, HopRefusal::UnknownSession),
+        }
+    }
+
+    fn attach(&mut self, stream: StreamId, key: StageKey, peer: PeerKey, open: HopOpen, now: Time) {
+        let leased = self.stages.leased.get_mut(&key);
+        match leased.and_then(|leased| leased.stage.on_upstream(stream, open.from, peer)) {
+            Some(effects) => {
+                self.owners.insert(stream, Owner::Upstream(key));
+                self.perform_for_stage(key, effects, now);
+            }
+            None => self.refuse_early(stream, HopRefusal::WrongPeer),
+        }
+    }
+
+    pub(super) fn refuse_early(&mut self, stream: StreamId, refusal: HopRefusal) {
+        self.stages.forget(stream);
+        self.send(stream, Outgoing::Back(HopBack::Refused(refusal)));
+        self.close(stream);
+    }
+
+    pub(super) fn dismiss_caller(&mut self, stream: StreamId) {
+        self.stages.forget(stream);
+        self.close(stream);
+    }
+
+    pub(super) fn on_offer(&mut self, control: StreamId, offer: Offer, now: Time) {
+        let Some(Waiting { peer, .. }) = self.stages.waiting.remove(&control) else { return };
+        match self.admit(offer, peer, now) {
+            Ok(terms) => self.lease(terms, control, now),
+            Err(reason) => {
+                let retry_after = (reason == DeclineReason::Busy || reason == DeclineReason::NoMemory).then_some(RETRY);
+                let decline = FromStage::Decline(Decline { reason, retry_after });
+                self.send(control, Outgoing::FromStage(decline));
+                self.close(control);
+            }
+        }
+    }
+
+    /// Decides on a lease. An earlier chain of the same session makes way first.
+    fn admit(&mut self, offer: Offer, requester: PeerKey, now: Time) -> Result<Terms, DeclineReason> {
+        if self.departure == Departure::Draining {
+            return Err(DeclineReason::Draining);
+        }
+        let allowed = requester == self.me || self.config.allowed.contains(&requester);
+        if self.config.serves == Serves::Allowed && !allowed {
+            return Err(DeclineReason::NotAllowed);
+        }
+        self.fence(offer.session, offer.epoch, requester, now)?;
+        let shape = self.models.get(&offer.model).ok_or(DeclineReason::NotHeld)?.shape;
+        let terms = Terms::of(offer, requester, self.me, shape)?;
+        if self.stages.leased.contains_key(&terms.key) {
+            return Err(DeclineReason::Fenced);
+        }
+        if !self.holdings.ready(terms.model).any(|range| range.covers(terms.range)) {
+            return Err(DeclineReason::NotHeld);
+        }
+        let leases = self.stages.leased.values();
+        let of_requester = leases.filter(|leased| leased.stage.terms().requester == requester).count();
+        let limits = self.config.limits;
+        if self.stages.len() >= limits.leases || of_requester >= limits.leases_per_requester {
+            return Err(DeclineReason::Busy);
+        }
+        if shape.kv_bytes(terms.range, terms.budget) > self.memory_free() {
+            return Err(DeclineReason::NoMemory);
+        }
+        Ok(terms)
+    }
+
+    fn fence(&mut self, session: SessionId, epoch: Epoch, requester: PeerKey, now: Time) -> Result<(), DeclineReason> {
+        let of_session = self.stages.leased.iter().filter(|(key, _)| key.session == session);
+        let known: Vec<(StageKey, PeerKey, Epoch)> = of_session
+            .map(|(&key, leased)| (key, leased.stage.terms().requester, leased.stage.terms().epoch))
+            .collect();
+        if known.iter().any(|&(_, owner, newest)| owner != requester || newest > epoch) {
+            return Err(DeclineReason::Fenced);
+        }
+        for (key, _, _) in known.into_iter().filter(|&(_, _, older)| older < epoch) {
+            self.with_stage(key, now, LeasedStage::on_superseded);
+        }
+        Ok(())
+    }
+
+    fn lease(&mut self, terms: Terms, control: StreamId, now: Time) {
+        let (key, epoch) = (terms.key, terms.epoch);
+        let cache = terms.shape.kv_bytes(terms.range, terms.budget);
+        let hop = self.ids.open();
+        let (stage, effects) = LeasedStage::new(terms, control, hop, now);
+        self.owners.insert(control, Owner::Control(key));
+        self.stages.leased.insert(key, Leased { stage, cache, queue: Queue::Out, steps: Step(0) });
+        self.perform_for_stage(key, effects, now);
+        let early = self.stages.waiting.iter().filter_map(|(&stream, waiting)| {
+            let open = waiting.hop.filter(|open| open.session == key.session && open.to == key.stage)?;
+            (open.epoch <= epoch).then_some((stream, waiting.peer, open))
+        });
+        for (stream, peer, open) in early.collect::<Vec<_>>() {
+            self.stages.forget(stream);
+            self.on_hop(stream, peer, open, now);
+        }
+    }
+
+    /// Does something with a leased stage, if it still is, and what follows from it.
+    pub(super) fn with_stage(&mut self, key: StageKey, now: Time, act: impl FnOnce(&mut LeasedStage) -> Vec<Effect>) {
+        if let Some(leased) = self.stages.leased.get_mut(&key) {
+            let effects = act(&mut leased.stage);
+            self.perform_for_stage(key, effects, now);
+        }
+    }
+
+    fn perform_for_stage(&mut self, key: StageKey, effects: Vec<Effect>, now: Time) {
+        for effect in effects {
+            match effect {
+                Effect::Reserve => self.reserve(key),
+                Effect::OpenHop(stream, peer, open) => {
+                    self.owners.insert(stream, Owner::Downstream(key));
+                    self.actions.push(Action::OpenHop(stream, peer, open));
+                }
+                Effect::Send(stream, message) => self.send(stream, message),
+                Effect::Close(stream) => self.close(stream),
+                Effect::Store(entry) => self.on_settlement(key, entry, now),
+                Effect::Free => {
+                    self.stages.free(key);
+                    self.actions.push(Action::Engine(EngineAction::Free(key)));
+                }
+                Effect::Ended => {
+                    self.stages.leased.remove(&key);
+                }
+            }
+        }
+    }
+
+    fn reserve(&mut self, key: StageKey) {
+        let Some(leased) = self.stages.leased.get(&key) else { return };
+        let terms = leased.stage.terms();
+        let (model, range, capacity, tail) = (terms.model, terms.range, terms.budget, terms.sampling.clone());
+        self.actions.push(Action::Engine(EngineAction::Open { key, model, range, capacity, tail }));
+    }
+
+    pub(super) fn on_stepped(&mut self, key: StageKey, end: Position, output: StepOutput, took: Span, now: Time) {
+        // A step of a stage that was freed meanwhile is of no use.
+        let Some(flight) = self.landed(key) else { return };
+        let smoothed = Span((self.stages.step_time.0 * 7 + took.0) / 8);
+        self.stages.step_time = if self.stages.step_time == Span::ZERO { took } else { smoothed };
+        if let Some(leased) = self.stages.leased.get(&key)
+            && flight.positions == Position(1)
+        {
+            let (model, range) = (leased.stage.terms().model, leased.stage.terms().range);
+            self.measured(model, range, took, now);
+        }
+        self.with_stage(key, now, |stage| stage.on_stepped(end, output, took));
+    }
+
+    /// A failed step; or, before any step, an engine that made no room for the stage.
+    pub(super) fn on_step_failed(&mut self, key: StageKey, failure: StepFailure, now: Time) {
+        self.landed(key);
+        self.with_stage(key, now, |stage| stage.on_step_failed(failure));
+    }
+
+    fn landed(&mut self, key: StageKey) -> Option<Flight> {
+        let index = self.stages.flights.iter().position(|flight| flight.key == key)?;
+        Some(self.stages.flights.remove(index))
+    }
+
+    pub(super) fn tick_stages(&mut self, now: Time) {
+        for key in self.stages.leased.keys().copied().collect::<Vec<_>>() {
+            self.with_stage(key, now, |stage| stage.on_tick(now));
+        }
+        let late = self.stages.waiting.iter().filter(|(_, waiting)| waiting.until <= now);
+        for (stream, waiting) in late.map(|(&stream, &waiting)| (stream, waiting)).collect::<Vec<_>>() {
+            match waiting.hop {
+                Some(_) => self.refuse_early(stream, HopRefusal::UnknownSession),
+                None => self.dismiss_caller(stream),
+            }
+        }
+    }
+
+    /// Gives the engine what it has room for, in the order that the scheduler says, and lets go of units.
+    pub(super) fn pump(&mut self, now: Time) {
+        self.enqueue(now);
+        while self.stages.flights.len() < ENGINE_STEPS {
+            let Some(taken) = self.stages.scheduler.pop(now) else { break };
+            let StepKey { session, stage, epoch, .. } = taken.item.key;
+            self.begin(StageKey { session, stage }, epoch, now);
+            self.enqueue(now);
+        }
+        self.let_go(now);
+    }
+
+    fn enqueue(&mut self, now: Time) {
+        let Stages { leased, scheduler, .. } = &mut self.stages;
+        for (&key, leased) in leased.iter_mut().filter(|(_, leased)| leased.queue == Queue::Out) {
+            let Some(waiting) = leased.stage.waiting() else { continue };
+            let terms = leased.stage.terms();
+            let step = StepKey { session: key.session, stage: key.stage, epoch: terms.epoch, step: leased.steps };
+            let kind = match waiting.kind {
+                WaitingKind::Decode => Kind::Decode,
+                WaitingKind::Prefill => Kind::Prefill,
+            };
+            let item =
+                Item { key: step, requester: terms.requester, kind, positions: waiting.positions, enqueued: now };
+            // One that finds the queue full is tried again when something has left it.
+            if scheduler.push(item).is_ok() {
+                leased.queue = Queue::In;
+                leased.steps = leased.steps.next();
+            }
+        }
+    }
+
+    fn begin(&mut self, key: StageKey, epoch: Epoch, now: Time) {
+        let Some(leased) = self.stages.leased.get_mut(&key) else { return };
+        leased.queue = Queue::Out;
+        if leased.stage.terms().epoch != epoch {
+            return;
+        }
+        let Some(waiting) = leased.stage.waiting() else { return };
+        let Some((step, effects)) = leased.stage.take() else { return };
+        self.stages.flights.push(Flight { key, positions: waiting.positions });
+        self.perform_for_stage(key, effects, now);
+        let (first, input, wanted) = (step.first, step.input, step.wanted);
+        self.actions.push(Action::Engine(EngineAction::Step { key, first, input, wanted }));
+    }
+}

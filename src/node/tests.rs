@@ -1,0 +1,5 @@
+//! The mesh in memory keeps its promises.
+
+mod breach;
+mod loss;
+mod ring;
