@@ -267,6 +267,12 @@ impl Task {
     }
 
     fn dial(&mut self, address: Multiaddr, dialling: Dialling) {
+        // A port dialled from itself fails in ways that say nothing.
+        let own = addresses::split_peer(address.clone()).0;
+        if self.swarm.listeners().any(|listening| *listening == own) {
+            self.report(Some(dialling), &DialError::OwnIdentity { address: address.to_string() });
+            return;
+        }
         let options = DialOpts::unknown_peer_id().address(address).build();
         let id = options.connection_id();
         self.dialling.insert(id, dialling);
@@ -278,7 +284,12 @@ impl Task {
 
     /// Reports what came of a dial to an address.
     pub(super) fn on_address_failed(&mut self, id: ConnectionId, error: &DialError) {
-        match self.dialling.remove(&id) {
+        let dialling = self.dialling.remove(&id);
+        self.report(dialling, error);
+    }
+
+    fn report(&mut self, dialling: Option<Dialling>, error: &DialError) {
+        match dialling {
             Some(Dialling::Caller(reply)) => {
                 // A caller that has gone away needs no answer.
                 let _ = reply.send(Err(error.clone()));
