@@ -23,9 +23,12 @@ use crate::config::datadir::DataDir;
 use crate::config::datadir::RunFile;
 use crate::config::networks;
 use crate::daemon::views::ModelView;
+use crate::demo;
 use crate::keys::NetworkSecret;
 use crate::keys::invite::Invite;
 use crate::os;
+use crate::weights::gguf::GgufFile;
+use crate::weights::llama;
 
 /// The name of the network; its key is drawn anew each time.
 const NETWORK: &str = "testnet";
@@ -77,6 +80,22 @@ pub(crate) struct Member {
     pub(crate) run: RunFile,
 }
 
+/// Says before anything is started that the peers can never hold the whole model.
+fn check_room(plan: &Plan) -> anyhow::Result<()> {
+    let Some(each) = plan.units_per_peer else { return Ok(()) };
+    let file = if plan.model == demo::NAME {
+        GgufFile::from_static(demo::MODEL)
+    } else {
+        GgufFile::open(Path::new(&plan.model))
+    };
+    let units = llama::shape(&file?)?.units();
+    let serving = plan.peers - 1;
+    if serving * usize::from(each) < usize::from(units) {
+        bail!("{serving} serving peers of {each} units each cannot hold the model's {units} units");
+    }
+    Ok(())
+}
+
 /// A peer's data directory inside `folder`.
 pub(crate) fn root(folder: &Path, peer: usize) -> PathBuf {
     folder.join(format!("peer-{peer}"))
@@ -94,6 +113,7 @@ impl Swarm {
                 bail!("peers run in {folder} already: `brigade testnet down --dir {folder}` stops them");
             }
         }
+        check_room(&plan)?;
         let mut swarm = Self { plan, members: Vec::new() };
         match swarm.start_all().await {
             Ok(()) => Ok(swarm),
@@ -212,7 +232,7 @@ impl Swarm {
     /// Waits until peer 0 knows of a model that is served completely.
     pub(crate) async fn covered(&mut self, patience: Duration) -> anyhow::Result<ModelView> {
         let mut waiting = Waiting::new();
-        let mut missing = "no model is known yet".to_owned();
+        let mut missing = "no unit is served yet".to_owned();
         let client = self.client();
         let covered = tokio::time::timeout(patience, async {
             loop {
@@ -221,8 +241,8 @@ impl Swarm {
                 if let Some(model) = models.iter().find(|model| model.covered) {
                     return Ok(model.clone());
                 }
-                if let Some(model) = models.first() {
-                    self.check_room(model.units)?;
+                // Of the models that it knows, the one that somebody serves a part of already.
+                if let Some(model) = models.iter().find(|model| model.missing != [format!("0..{}", model.units)]) {
                     missing = format!("of {} units, {} are not served yet", model.units, model.missing.join(", "));
                 }
                 waiting.say(format!("the peers agree on who holds what: {missing}"));
@@ -233,15 +253,6 @@ impl Swarm {
             Ok(covered) => covered,
             Err(_) => bail!("the model was not covered within {} s: {missing}", patience.as_secs()),
         }
-    }
-
-    fn check_room(&self, units: u16) -> anyhow::Result<()> {
-        let Some(each) = self.plan.units_per_peer else { return Ok(()) };
-        let serving = self.plan.peers - 1;
-        if serving * usize::from(each) < usize::from(units) {
-            bail!("{serving} serving peers of {each} units each cannot hold the model's {units} units");
-        }
-        Ok(())
     }
 
     fn check_alive(&mut self) -> anyhow::Result<()> {
