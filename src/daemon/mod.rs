@@ -284,6 +284,7 @@ fn mesh_config(config: &Config, identity: &Identity, network: NetworkId, library
         network,
         private_key: secret.map(crate::keys::NetworkSecret::pre_shared_key),
         listen: config.listen.iter().map(ToString::to_string).collect(),
+        never_announce: os::bridge_addresses(),
         announce: config.announce.iter().map(ToString::to_string).collect(),
         join: config.join.iter().map(ToString::to_string).collect(),
         mdns: if config.mdns == Switch::On { Mdns::On } else { Mdns::Off },

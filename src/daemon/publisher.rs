@@ -32,7 +32,7 @@ pub(super) struct Publisher {
 
 enum Order {
     Publish(Topic, bytes::Bytes),
-    Follow(ModelId),
+    Subscribe(Topic),
     Flush(oneshot::Sender<()>),
 }
 
@@ -40,7 +40,9 @@ impl Publisher {
     pub(super) fn start(mesh: Mesh) -> Self {
         let (queue, orders) = mpsc::channel(CAPACITY);
         tokio::spawn(run(mesh, orders));
-        Self { queue, followed: BTreeSet::new() }
+        let publisher = Self { queue, followed: BTreeSet::new() };
+        publisher.order(Order::Subscribe(Topic::Network));
+        publisher
     }
 
     /// Publishes a record to whom it concerns, in a network of about `peers` peers.
@@ -61,7 +63,7 @@ impl Publisher {
     /// Listens to the profiles of those who serve a model.
     pub(super) fn follow(&mut self, model: ModelId) {
         if self.followed.len() < MAX_TOPICS && self.followed.insert(model) {
-            self.order(Order::Follow(model));
+            self.order(Order::Subscribe(Topic::Model(model)));
         }
     }
 
@@ -105,7 +107,7 @@ async fn run(mesh: Mesh, mut orders: mpsc::Receiver<Order>) {
                     tracing::debug!(%error, "a record was not published");
                 }
             }
-            Order::Follow(model) => mesh.subscribe(Topic::Model(model)).await,
+            Order::Subscribe(topic) => mesh.subscribe(topic).await,
             Order::Flush(reply) => drop(reply.send(())),
         }
     }

@@ -157,6 +157,14 @@ impl Mesh {
         self.tell(Command::Unsubscribe(topic)).await;
     }
 
+    /// Connects to a peer by its key alone, as opening a stream to it would.
+    ///
+    /// # Errors
+    /// [`OpenError`] if it cannot be reached.
+    pub async fn connect(&self, peer: PeerKey) -> Result<(), OpenError> {
+        self.open(peer, Protocol::Fetch).await.map(|_| ())
+    }
+
     /// Opens a control stream to a stage of `peer`, connecting if need be; `peer` may be this one.
     ///
     /// # Errors
