@@ -17,8 +17,6 @@ use std::path::Path;
 use crate::amounts::Bytes;
 use crate::wire::profile::cpu;
 
-pub mod process;
-
 /// The longest process id that is read from a lock file.
 const MAX_PID_DIGITS: u64 = 20;
 
@@ -110,6 +108,20 @@ pub fn set_private_permissions(path: &Path) -> io::Result<()> {
     }
 }
 
+/// Lets the file that is made with `options` be its owner's alone from its first moment, where there are such
+/// permissions.
+pub fn private_from_the_start(options: &mut OpenOptions) -> &mut OpenOptions {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::OpenOptionsExt;
+        options.mode(0o600)
+    }
+    #[cfg(not(unix))]
+    {
+        options
+    }
+}
+
 /// Waits until the user or the system asks the process to end: Ctrl-C, or SIGTERM where there is one.
 ///
 /// # Errors
@@ -177,6 +189,36 @@ pub fn end_group(leader: u32, ending: Ending) -> io::Result<()> {
     {
         let mut command = std::process::Command::new("taskkill");
         command.args(["/T", "/PID", &leader.to_string()]);
+        if ending == Ending::Killed {
+            command.arg("/F");
+        }
+        command.output().map(|_| ())
+    }
+}
+
+/// Ends one process. That there is none any more is no error.
+///
+/// # Errors
+/// If the system refuses.
+pub fn end_process(pid: u32, ending: Ending) -> io::Result<()> {
+    #[cfg(unix)]
+    {
+        use rustix::process::Pid;
+        use rustix::process::Signal;
+        let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::InvalidInput)?;
+        let signal = match ending {
+            Ending::Asked => Signal::TERM,
+            Ending::Killed => Signal::KILL,
+        };
+        match rustix::process::kill_process(pid, signal) {
+            Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+    #[cfg(windows)]
+    {
+        let mut command = std::process::Command::new("taskkill");
+        command.args(["/PID", &pid.to_string()]);
         if ending == Ending::Killed {
             command.arg("/F");
         }

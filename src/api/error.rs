@@ -141,7 +141,7 @@ impl From<GenerateFailure> for ApiError {
             GenerateFailure::UnknownModel(_) => {
                 Self::new(StatusCode::NOT_FOUND, "model_not_found", message).about("model")
             }
-            GenerateFailure::NothingAsked => Self::new(StatusCode::BAD_REQUEST, "invalid_prompt", message),
+            GenerateFailure::NothingAsked => Self::new(StatusCode::BAD_REQUEST, "nothing_asked", message),
             GenerateFailure::TooLong { .. } => {
                 Self::new(StatusCode::BAD_REQUEST, "context_length_exceeded", message).about("max_tokens")
             }

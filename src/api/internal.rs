@@ -238,10 +238,6 @@ impl EventBody {
     }
 
     pub(crate) fn failed(error: ApiError) -> Self {
-        Self::Failed {
-            code: error.code.to_owned(),
-            message: error.message,
-            missing_units: error.missing,
-        }
+        Self::Failed { code: error.code.to_owned(), message: error.message, missing_units: error.missing }
     }
 }

@@ -67,9 +67,10 @@ pub struct BindError {
 }
 
 fn hint(source: &io::Error) -> &'static str {
-    match source.kind() {
-        io::ErrorKind::AddrInUse => " (another peer or program uses the port: choose another with --api, 0 is any)",
-        _ => "",
+    if source.kind() == io::ErrorKind::AddrInUse {
+        " (another peer or program uses the port: choose another with --api, 0 is any)"
+    } else {
+        ""
     }
 }
 

@@ -239,15 +239,15 @@ fn prompt(fields: &mut Fields) -> Result<Prompt, ApiError> {
     match fields.take(NAME) {
         None => Err(ApiError::invalid(NAME, "prompt is missing")),
         Some(Value::String(text)) => Ok(Prompt::Raw(text)),
-        Some(Value::Array(mut items)) => match items.first() {
+        Some(Value::Array(items)) => match items.first() {
             None => Err(bad()),
             Some(Value::Number(_)) => tokens(&items).map(Prompt::Tokens).ok_or_else(bad),
             Some(_) if items.len() > 1 => {
                 Err(ApiError::unsupported(NAME, "several prompts in one request are not supported"))
             }
-            Some(_) => match items.remove(0) {
-                Value::String(text) => Ok(Prompt::Raw(text)),
-                Value::Array(ids) if !ids.is_empty() => tokens(&ids).map(Prompt::Tokens).ok_or_else(bad),
+            Some(_) => match (items[0].as_str(), items[0].as_array()) {
+                (Some(text), _) => Ok(Prompt::Raw(text.to_owned())),
+                (_, Some(ids)) if !ids.is_empty() => tokens(ids).map(Prompt::Tokens).ok_or_else(bad),
                 _ => Err(bad()),
             },
         },

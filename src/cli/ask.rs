@@ -23,7 +23,7 @@ use crate::cli::privacy;
 use crate::config::settings::TrustSetting;
 use crate::daemon::views::StageView;
 use crate::daemon::views::SummaryView;
-use crate::os::process;
+use crate::os;
 
 /// What both commands take.
 #[derive(Clone, Debug, Args)]
@@ -160,7 +160,7 @@ pub(crate) async fn ask(root: &Path, args: AskArgs) -> anyhow::Result<()> {
         if args.raw { PromptBody::Raw(text.clone()) } else { PromptBody::Chat(opening(generate, Some(text.clone()))) };
     let asked = tokio::select! {
         asked = ask_through(&access, &args, prompt, &text) => asked,
-        asked = process::asked_to_end() => asked.map_err(Into::into).and(Err(Interrupted.into())),
+        asked = os::shutdown_requested() => asked.map_err(Into::into).and(Err(Interrupted.into())),
     };
     access.close().await;
     asked
@@ -228,7 +228,7 @@ pub(crate) async fn chat(root: &Path, args: GenerateArgs) -> anyhow::Result<()> 
 async fn talk(access: &Access, args: &GenerateArgs) -> anyhow::Result<()> {
     let model = tokio::select! {
         model = access.ready(args.model.as_deref()) => model?,
-        asked = process::asked_to_end() => return asked.map_err(Into::into).and(Err(Interrupted.into())),
+        asked = os::shutdown_requested() => return asked.map_err(Into::into).and(Err(Interrupted.into())),
     };
     output::note("Type a line to say it, /reset to begin anew, /exit or Ctrl-D to leave. Ctrl-C stops an answer.");
     let mut lines = lines_of_input();
@@ -237,7 +237,7 @@ async fn talk(access: &Access, args: &GenerateArgs) -> anyhow::Result<()> {
         output::piece("> ")?;
         let line = tokio::select! {
             line = lines.recv() => line,
-            asked = process::asked_to_end() => { asked?; None }
+            asked = os::shutdown_requested() => { asked?; None }
         };
         match line.as_deref().map(str::trim) {
             None | Some("/exit" | "/quit" | "/bye") => return Ok(()),
@@ -261,7 +261,7 @@ async fn reply(
     let body = args.body(model, PromptBody::Chat(messages.clone()));
     let answered = tokio::select! {
         answered = answer(&access.client, &body, Show::Pieces) => answered,
-        asked = process::asked_to_end() => asked.map_err(Into::into).and(Err(Interrupted.into())),
+        asked = os::shutdown_requested() => asked.map_err(Into::into).and(Err(Interrupted.into())),
     };
     output::line("")?;
     match answered {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use anyhow::Context;
 use clap::Args;
 
 use crate::amounts::Bytes;
@@ -23,7 +24,8 @@ use crate::daemon::views::PeersView;
 use crate::daemon::views::StageView;
 use crate::daemon::views::SummaryView;
 use crate::demo;
-use crate::os::process;
+use crate::os;
+use crate::weights::gguf::GgufFile;
 
 /// How many peers share the model.
 const STAGES: u16 = 3;
@@ -51,7 +53,7 @@ pub(crate) async fn demo(args: DemoArgs) -> anyhow::Result<()> {
         folder: folder.path().to_owned(),
         peers: usize::from(STAGES) + 1,
         // As few as three can hold, so that nobody holds all and nobody can be spared.
-        units_per_peer: Some(demo::UNITS.div_ceil(STAGES)),
+        units_per_peer: Some(units()?.div_ceil(STAGES)),
         model: demo::NAME.to_owned(),
         threads: 1,
         life: Life::WithParent,
@@ -59,10 +61,17 @@ pub(crate) async fn demo(args: DemoArgs) -> anyhow::Result<()> {
     let shown = tokio::select! {
         shown = show(plan, args.prompt.as_deref().unwrap_or(PROMPT)) => shown,
         // What was started is dropped with the other future, and is killed by that.
-        asked = process::asked_to_end() => asked.map_err(Into::into).and(Err(Interrupted.into())),
+        asked = os::shutdown_requested() => asked.map_err(Into::into).and(Err(Interrupted.into())),
     };
     swarm::gone(folder.path()).await;
     shown
+}
+
+/// How many units the model has, before any peer can say so.
+fn units() -> anyhow::Result<u16> {
+    let blocks = GgufFile::from_static(demo::MODEL)?.unsigned("llama.block_count")?;
+    let blocks = blocks.and_then(|blocks| u16::try_from(blocks).ok());
+    Ok(blocks.context("the model that the program carries does not say how many blocks it has")?.saturating_add(2))
 }
 
 async fn show(plan: Plan, prompt: &str) -> anyhow::Result<()> {
@@ -79,14 +88,14 @@ async fn ask_and_tell(swarm: &mut Swarm, prompt: &str) -> anyhow::Result<()> {
     let model = swarm.covered(PATIENCE).await?;
     let peers: PeersView = swarm.client().get("peers").await?;
     output::line(format!("{} ({} units), shared by peers that found each other:", model.title, model.units))?;
-    for (index, node) in swarm.nodes().iter().enumerate() {
-        let view = peers.peers.iter().find(|peer| peer.peer == node.run.peer);
+    for (index, member) in swarm.members().iter().enumerate() {
+        let view = peers.peers.iter().find(|peer| peer.peer == member.run.peer);
         let held: Vec<&str> = view.iter().flat_map(|peer| &peer.holdings).map(|held| held.units.as_str()).collect();
         let held = if held.is_empty() { "nothing, and asks".to_owned() } else { format!("units {}", held.join(", ")) };
         output::line(format!(
             "  peer {index}  {}  process {:<7} holds {held}",
-            output::short(&node.run.peer),
-            node.run.pid
+            output::short(&member.run.peer),
+            member.run.pid
         ))?;
     }
     output::line(format!("\n> {prompt}"))?;
@@ -142,7 +151,7 @@ fn row(swarm: &Swarm, stage: &StageView, is_last: bool) -> Vec<String> {
         bytes => bytes.map(|bytes| Bytes(bytes).to_string()),
     };
     vec![
-        swarm::label(swarm.nodes(), &stage.peer),
+        swarm::label(swarm.members(), &stage.peer),
         stage.units.clone(),
         reported(stage.positions.map(|positions| positions.to_string())),
         reported(stage.busy_micros.map(output::micros)),

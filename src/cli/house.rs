@@ -10,19 +10,13 @@ use crate::api::Server;
 use crate::cli::client::Client;
 use crate::config::Config;
 use crate::config::Machine;
-use crate::config::ModelSource;
-use crate::config::Serve;
-use crate::config::datadir;
 use crate::config::datadir::DataDir;
 use crate::config::datadir::RunFile;
-use crate::config::datadir::Visibility;
 use crate::config::key::ApiKey;
 use crate::config::load::load;
 use crate::config::settings::Settings;
 use crate::daemon;
 use crate::daemon::Running;
-use crate::demo;
-use crate::os;
 
 /// A running peer with its API.
 #[derive(Debug)]
@@ -40,8 +34,7 @@ impl House {
     /// Starts a peer on the data directory `root` as `flags` and its file say.
     pub(crate) async fn start(root: &Path, flags: Settings) -> anyhow::Result<Self> {
         let data = DataDir::open(root)?;
-        let mut config = load(root, flags, Machine::this(os::total_memory()))?;
-        bring_demo_model(root, &mut config.serve)?;
+        let config = load(root, flags, Machine::this())?;
         let token = ApiKey::from_random(&random()?);
         // First, so that a port in use is known before anything is loaded.
         let server = Server::bind(&config.api, token.clone()).await?;
@@ -71,20 +64,6 @@ impl House {
         let _ = self.running.peer.stop().await;
         let _ = self.server.await;
     }
-}
-
-/// Puts the model that the program carries into the data directory, where it is named.
-fn bring_demo_model(root: &Path, serve: &mut Serve) -> anyhow::Result<()> {
-    let Serve::Models(models, _) = serve else { return Ok(()) };
-    for model in models.iter_mut().filter(|model| **model == ModelSource::Named(demo::NAME.to_owned())) {
-        let file = root.join(demo::FILE);
-        if std::fs::read(&file).ok().as_deref() != Some(demo::MODEL) {
-            datadir::replace(&file, demo::MODEL, Visibility::Usual)
-                .with_context(|| format!("{} cannot be written", file.display()))?;
-        }
-        *model = ModelSource::File(file);
-    }
-    Ok(())
 }
 
 pub(crate) fn random() -> anyhow::Result<[u8; 32]> {

@@ -49,7 +49,7 @@ pub(crate) async fn running(root: &Path) -> anyhow::Result<Client> {
 }
 
 pub(crate) async fn models(root: &Path, form: Form) -> anyhow::Result<()> {
-    list(root, "models", form, models_text).await
+    list(root, "models", form, |models: &Vec<ModelView>| models_text(models)).await
 }
 
 pub(crate) async fn peers(root: &Path, form: Form) -> anyhow::Result<()> {
@@ -64,7 +64,7 @@ pub(crate) async fn status(root: &Path, form: Form) -> anyhow::Result<()> {
     list(root, "status", form, status_text).await
 }
 
-fn models_text(models: &Vec<ModelView>) -> String {
+fn models_text(models: &[ModelView]) -> String {
     if models.is_empty() {
         return "No model is known here. `brigade import FILE.gguf` adds one.".to_owned();
     }

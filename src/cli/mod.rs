@@ -9,6 +9,7 @@ use clap::Subcommand;
 
 use crate::cli::ask::AskArgs;
 use crate::cli::ask::GenerateArgs;
+use crate::cli::bench::BenchArgs;
 use crate::cli::demo::DemoArgs;
 use crate::cli::listings::Form;
 use crate::cli::network::NetworkCommand;
@@ -20,6 +21,7 @@ use crate::telemetry::LogFormat;
 
 mod access;
 mod ask;
+mod bench;
 mod client;
 mod demo;
 mod house;
@@ -109,6 +111,8 @@ enum Command {
     /// Run a private network of several peers on this machine, to try things on.
     #[command(subcommand)]
     Testnet(TestnetCommand),
+    /// Measure how many tokens per second this machine reads and writes with a model.
+    Bench(BenchArgs),
 }
 
 /// The user ended the command.
@@ -140,8 +144,21 @@ fn report(error: &anyhow::Error) -> ExitCode {
     if error.downcast_ref::<io::Error>().is_some_and(|fault| fault.kind() == io::ErrorKind::BrokenPipe) {
         return ExitCode::SUCCESS;
     }
-    output::note(format!("error: {error:#}"));
+    output::note(format!("error: {}", in_words(error)));
     ExitCode::FAILURE
+}
+
+/// An error and its causes, leaving out those whose words an error above repeats.
+fn in_words(error: &anyhow::Error) -> String {
+    let mut words = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if words.is_empty() {
+            words = cause;
+        } else if !words.contains(cause.trim_end()) {
+            words = format!("{words}: {cause}");
+        }
+    }
+    words
 }
 
 async fn run(cli: Cli) -> anyhow::Result<()> {
@@ -160,5 +177,6 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Status { json } => listings::status(&root, form(json)).await,
         Command::Network(command) => network::network(&root, command).await,
         Command::Testnet(command) => testnet::testnet(&root, command).await,
+        Command::Bench(args) => bench::bench(&args),
     }
 }

@@ -26,7 +26,6 @@ use crate::daemon::views::ModelView;
 use crate::keys::NetworkSecret;
 use crate::keys::invite::Invite;
 use crate::os;
-use crate::os::process;
 
 /// The name of the network; its key is drawn anew each time.
 const NETWORK: &str = "testnet";
@@ -67,12 +66,12 @@ pub(crate) enum Life {
 #[derive(Debug)]
 pub(crate) struct Swarm {
     plan: Plan,
-    nodes: Vec<Node>,
+    members: Vec<Member>,
 }
 
 /// One peer.
 #[derive(Debug)]
-pub(crate) struct Node {
+pub(crate) struct Member {
     pub(crate) root: PathBuf,
     child: Child,
     pub(crate) run: RunFile,
@@ -95,7 +94,7 @@ impl Swarm {
                 bail!("peers run in {folder} already: `brigade testnet down --dir {folder}` stops them");
             }
         }
-        let mut swarm = Self { plan, nodes: Vec::new() };
+        let mut swarm = Self { plan, members: Vec::new() };
         match swarm.start_all().await {
             Ok(()) => Ok(swarm),
             Err(error) => {
@@ -112,14 +111,14 @@ impl Swarm {
         let first = self.spawn(0, &invite, &[])?;
         let first = self.listening(0, first).await?;
         let join = first.run.p2p.clone();
-        self.nodes.push(first);
+        self.members.push(first);
         let mut starting = VecDeque::new();
         for peer in 1..self.plan.peers {
             starting.push_back((peer, self.spawn(peer, &invite, &join)?));
         }
         while let Some((peer, child)) = starting.pop_front() {
             match self.listening(peer, child).await {
-                Ok(node) => self.nodes.push(node),
+                Ok(member) => self.members.push(member),
                 Err(error) => {
                     for (peer, child) in starting {
                         end(&root(&self.plan.folder, peer), child).await;
@@ -150,7 +149,7 @@ impl Swarm {
         }
         match self.plan.life {
             Life::OnTheirOwn => {
-                process::detach(command.as_std_mut());
+                os::in_own_group(command.as_std_mut());
                 command.stdin(Stdio::null());
             }
             Life::WithParent => {
@@ -163,7 +162,6 @@ impl Swarm {
     fn settings(&self, peer: usize, join: &[String]) -> toml::Table {
         let plan = &self.plan;
         let serving = plan.peers - 1;
-        let memory = os::total_memory().0 / 2 / serving as u64;
         let mut settings = toml::Table::from_iter([
             ("network".to_owned(), NETWORK.into()),
             ("listen".to_owned(), vec!["/ip4/127.0.0.1/tcp/0"].into()),
@@ -171,8 +169,11 @@ impl Swarm {
             ("mdns".to_owned(), "off".into()),
             ("join".to_owned(), join.to_vec().into()),
             ("threads".to_owned(), i64::try_from(plan.threads).unwrap_or(1).into()),
-            ("memory".to_owned(), memory.to_string().into()),
         ]);
+        // Together they offer what one peer of this machine would.
+        if let Some(memory) = os::memory() {
+            settings.insert("memory".to_owned(), (memory.total.0 / 2 / serving as u64).to_string().into());
+        }
         if peer == 0 {
             settings.insert("no-serve".to_owned(), true.into());
         } else {
@@ -185,7 +186,7 @@ impl Swarm {
     }
 
     /// Waits until the peer has said where it listens.
-    async fn listening(&self, peer: usize, mut child: Child) -> anyhow::Result<Node> {
+    async fn listening(&self, peer: usize, mut child: Child) -> anyhow::Result<Member> {
         let root = root(&self.plan.folder, peer);
         let said = tokio::time::timeout(START_TIMEOUT, async {
             loop {
@@ -200,7 +201,7 @@ impl Swarm {
         });
         let waited = START_TIMEOUT.as_secs();
         match said.await.unwrap_or_else(|_| bail!("peer {peer} did not start within {waited} s:\n{}", log_end(&root))) {
-            Ok(run) => Ok(Node { root, child, run }),
+            Ok(run) => Ok(Member { root, child, run }),
             Err(error) => {
                 end(&root, child).await;
                 Err(error)
@@ -244,9 +245,9 @@ impl Swarm {
     }
 
     fn check_alive(&mut self) -> anyhow::Result<()> {
-        for (peer, node) in self.nodes.iter_mut().enumerate() {
-            if node.child.try_wait()?.is_some() {
-                bail!("peer {peer} stopped:\n{}", log_end(&node.root));
+        for (peer, member) in self.members.iter_mut().enumerate() {
+            if member.child.try_wait()?.is_some() {
+                bail!("peer {peer} stopped:\n{}", log_end(&member.root));
             }
         }
         Ok(())
@@ -254,19 +255,19 @@ impl Swarm {
 
     /// Peer 0, which only asks.
     pub(crate) fn client(&self) -> Client {
-        let first = &self.nodes[0].run;
+        let first = &self.members[0].run;
         Client::new(&first.api, &first.token)
     }
 
     /// Every peer, in order.
-    pub(crate) fn nodes(&self) -> &[Node] {
-        &self.nodes
+    pub(crate) fn members(&self) -> &[Member] {
+        &self.members
     }
 
     /// Stops every peer, by force if need be.
     pub(crate) async fn stop(self) {
-        futures::future::join_all(self.nodes.into_iter().map(|node| async move {
-            end(&node.root, node.child).await;
+        futures::future::join_all(self.members.into_iter().map(|member| async move {
+            end(&member.root, member.child).await;
         }))
         .await;
     }
@@ -308,8 +309,8 @@ fn log_end(root: &Path) -> String {
 }
 
 /// A peer's key as it is shown.
-pub(crate) fn label(nodes: &[Node], key: &str) -> String {
-    match nodes.iter().position(|node| node.run.peer == key) {
+pub(crate) fn label(members: &[Member], key: &str) -> String {
+    match members.iter().position(|member| member.run.peer == key) {
         Some(peer) => format!("peer {peer}"),
         None => output::short(key),
     }

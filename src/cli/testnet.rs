@@ -16,7 +16,7 @@ use crate::cli::swarm::Plan;
 use crate::cli::swarm::Swarm;
 use crate::cli::up;
 use crate::demo;
-use crate::os::process;
+use crate::os;
 
 /// What can be done with a network on this machine.
 #[derive(Clone, Debug, Subcommand)]
@@ -86,7 +86,7 @@ async fn up(plan: Plan, patience: Duration) -> anyhow::Result<()> {
     let folder = plan.folder.clone();
     let mut swarm = tokio::select! {
         started = Swarm::start(plan) => started?,
-        asked = process::asked_to_end() => {
+        asked = os::shutdown_requested() => {
             asked?;
             down(&folder).await?;
             return Err(Interrupted.into());
@@ -94,7 +94,7 @@ async fn up(plan: Plan, patience: Duration) -> anyhow::Result<()> {
     };
     let covered = tokio::select! {
         covered = swarm.covered(patience) => covered,
-        asked = process::asked_to_end() => asked.map_err(Into::into).and(Err(Interrupted.into())),
+        asked = os::shutdown_requested() => asked.map_err(Into::into).and(Err(Interrupted.into())),
     };
     let model = match covered {
         Ok(model) => model,
@@ -103,8 +103,8 @@ async fn up(plan: Plan, patience: Duration) -> anyhow::Result<()> {
             return Err(error.context(format!("the peers were stopped; their logs are in {}", folder.display())));
         }
     };
-    output::line(format!("{} peers serve {} ({} units)", swarm.nodes().len(), model.title, model.units))?;
-    let rows: Vec<Vec<String>> = swarm.nodes().iter().enumerate().map(|(peer, node)| row(peer, node)).collect();
+    output::line(format!("{} peers serve {} ({} units)", swarm.members().len(), model.title, model.units))?;
+    let rows: Vec<Vec<String>> = swarm.members().iter().enumerate().map(|(peer, member)| row(peer, member)).collect();
     output::line(output::table(&["peer", "key", "process", "api", "data and log"], &rows))?;
     let first = swarm::root(&folder, 0);
     output::line(format!("\nAsk:   brigade --data-dir {} ask \"…\"", first.display()))?;
@@ -113,14 +113,14 @@ async fn up(plan: Plan, patience: Duration) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn row(peer: usize, node: &swarm::Node) -> Vec<String> {
-    let api = format!("http://{}/v1", node.run.api);
+fn row(peer: usize, member: &swarm::Member) -> Vec<String> {
+    let api = format!("http://{}/v1", member.run.api);
     vec![
         peer.to_string(),
-        output::short(&node.run.peer),
-        node.run.pid.to_string(),
+        output::short(&member.run.peer),
+        member.run.pid.to_string(),
         api,
-        node.root.display().to_string(),
+        member.root.display().to_string(),
     ]
 }
 

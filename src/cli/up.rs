@@ -18,7 +18,8 @@ use crate::config::Serve;
 use crate::config::datadir::DataDir;
 use crate::config::datadir::RunFile;
 use crate::config::settings::Settings;
-use crate::os::process;
+use crate::os;
+use crate::os::Ending;
 use crate::telemetry;
 use crate::telemetry::LogFormat;
 
@@ -50,7 +51,7 @@ pub(crate) async fn up(root: &Path, args: UpArgs) -> anyhow::Result<()> {
     banner(root, &house)?;
     privacy::say_once(root);
     tokio::select! {
-        asked = process::asked_to_end() => asked?,
+        asked = os::shutdown_requested() => asked?,
         () = house.stop.cancelled() => {}
         () = ended(parent) => {}
         () = house.running.stopped() => {
@@ -63,7 +64,7 @@ pub(crate) async fn up(root: &Path, args: UpArgs) -> anyhow::Result<()> {
     tokio::select! {
         () = house.close() => Ok(()),
         // Asking twice is asking firmly.
-        again = process::asked_to_end() => Ok(again?),
+        again = os::shutdown_requested() => Ok(again?),
         () = tokio::time::sleep(STOP_TIMEOUT) => bail!("the peer took longer than {} s to stop", STOP_TIMEOUT.as_secs()),
     }
 }
@@ -140,11 +141,11 @@ pub(crate) async fn stop_peer(root: &Path) -> anyhow::Result<bool> {
     {
         return Ok(true);
     }
-    for how in [process::End::Asked, process::End::Forced] {
+    for how in [Ending::Asked, Ending::Killed] {
         // The process that holds the lock is the peer, whatever else may have had its number before.
         let Some(holder) = DataDir::holder(root) else { break };
         let Some(pid) = holder else { bail!("the process that uses {} cannot be told", root.display()) };
-        process::end(pid, how)?;
+        os::end_process(pid, how)?;
         if is_free_within(root, STOP_TIMEOUT).await {
             break;
         }

@@ -15,7 +15,6 @@
 
 use std::fs::File;
 use std::fs::OpenOptions;
-use std::fs::TryLockError;
 use std::io;
 use std::io::Write;
 use std::path::Path;
@@ -27,6 +26,8 @@ use serde::Serialize;
 use crate::ids::PeerKey;
 use crate::keys::Identity;
 use crate::os;
+use crate::os::DirLock;
+use crate::os::LockError;
 
 /// The version of the layout that this build writes.
 pub const VERSION: u32 = 1;
@@ -39,7 +40,7 @@ pub const VARIABLE: &str = "BRIGADE_DATA_DIR";
 pub struct DataDir {
     root: PathBuf,
     /// Holds the operating system's lock for as long as it is open.
-    _lock: File,
+    _lock: DirLock,
 }
 
 /// How the commands reach the peer that runs on a data directory.
@@ -240,7 +241,7 @@ impl RunFile {
 /// # Errors
 /// Those of the file system, such as a full disk; `path` is then as it was.
 pub fn replace(path: &Path, bytes: &[u8], visibility: Visibility) -> io::Result<()> {
-    let aside = path.with_added_extension(format!("{}.new", std::process::id()));
+    let aside = path.with_extension(format!("{}.new", std::process::id()));
     let written = write_synced(&aside, bytes, visibility).and_then(|()| std::fs::rename(&aside, path));
     if written.is_err() {
         // The first fault is the one to report; what is left aside is overwritten next time.
@@ -254,7 +255,7 @@ fn write_synced(path: &Path, bytes: &[u8], visibility: Visibility) -> io::Result
     let mut options = OpenOptions::new();
     options.write(true).create(true).truncate(true);
     if visibility == Visibility::Owner {
-        os::process::owner_only(&mut options);
+        os::private_from_the_start(&mut options);
     }
     let mut file = options.open(path)?;
     file.write_all(bytes)?;
@@ -269,28 +270,11 @@ fn sync_folder(path: &Path) -> io::Result<()> {
     }
 }
 
-fn lock(root: &Path) -> Result<File, DataDirError> {
-    let path = root.join("lock");
-    let mut options = OpenOptions::new();
-    let mut file = options
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(&path)
-        .map_err(|source| failed(&path, "opened", source))?;
-    match file.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => {
-            let holder = std::fs::read_to_string(&path).ok().and_then(|text| text.trim().parse().ok());
-            return Err(DataDirError::Locked { root: root.to_owned(), holder });
-        }
-        Err(TryLockError::Error(source)) => return Err(failed(&path, "locked", source)),
-    }
-    file.set_len(0)
-        .and_then(|()| writeln!(file, "{}", std::process::id()))
-        .map_err(|source| failed(&path, "written", source))?;
-    Ok(file)
+fn lock(root: &Path) -> Result<DirLock, DataDirError> {
+    DirLock::acquire(root).map_err(|fault| match fault {
+        LockError::Held { pid } => DataDirError::Locked { root: root.to_owned(), holder: pid },
+        LockError::Io { path, source } => failed(Path::new(&path), "locked", source),
+    })
 }
 
 fn check_version(root: &Path) -> Result<(), DataDirError> {

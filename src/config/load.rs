@@ -63,7 +63,7 @@ mod tests {
     use crate::amounts::Bytes;
     use crate::keys::NetworkSecret;
 
-    const MACHINE: Machine = Machine { memory: Bytes(1 << 30), threads: 2 };
+    const MACHINE: Machine = Machine { memory: Some(Bytes(1 << 30)), threads: 2 };
 
     #[test]
     fn an_invite_is_kept_for_the_next_start() {

@@ -25,18 +25,18 @@ const UNITS: [(&str, u64); 9] = [
 const DECIMAL_UNITS: [(&str, u64); 4] =
     [("kb", 1_000), ("mb", 1_000_000), ("gb", 1_000_000_000), ("tb", 1_000_000_000_000)];
 
-/// Reads `4GiB`, `1.5g`, `512 MB`, `25%` (of `total`) or plain bytes. A unit of one letter is binary.
+/// Reads `4GiB`, `1.5g`, `512 MB`, `25%` (of `total`, if that is known) or plain bytes. A unit of one letter is binary.
 ///
 /// # Errors
 /// [`BadMemory`] if it is none of these.
-pub fn parse(text: &str, total: Bytes) -> Result<Bytes, BadMemory> {
+pub fn parse(text: &str, total: Option<Bytes>) -> Result<Bytes, BadMemory> {
     let bad = || BadMemory { got: text.chars().take(40).collect() };
     let lower = text.trim().to_ascii_lowercase();
     let digits = lower.find(|character: char| !character.is_ascii_digit() && character != '.').unwrap_or(lower.len());
     let (number, unit) = lower.split_at(digits);
     let number: f64 = number.parse().map_err(|_| bad())?;
     let bytes = match unit.trim() {
-        "%" if number <= 100.0 => total.0 as f64 * number / 100.0,
+        "%" if number <= 100.0 => total.ok_or_else(bad)?.0 as f64 * number / 100.0,
         unit => {
             let (_, factor) = UNITS.iter().chain(&DECIMAL_UNITS).find(|(name, _)| *name == unit).ok_or_else(bad)?;
             number * *factor as f64
@@ -49,7 +49,7 @@ pub fn parse(text: &str, total: Bytes) -> Result<Bytes, BadMemory> {
 mod tests {
     use super::*;
 
-    const TOTAL: Bytes = Bytes(1000);
+    const TOTAL: Option<Bytes> = Some(Bytes(1000));
 
     #[test]
     fn amounts_are_read_as_people_write_them() {

@@ -6,7 +6,6 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::thread::available_parallelism;
 
 use libp2p::Multiaddr;
 
@@ -25,6 +24,7 @@ use crate::keys::invite::BadInvite;
 use crate::keys::invite::Invite;
 use crate::node::io::HoldPolicy;
 use crate::node::io::Trust;
+use crate::os;
 use crate::units::BadRange;
 use crate::units::UnitRange;
 
@@ -117,16 +117,16 @@ pub struct Api {
 /// What the machine offers; the defaults depend on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Machine {
-    /// All of its memory.
-    pub memory: Bytes,
+    /// All of its memory, if that can be told.
+    pub memory: Option<Bytes>,
     /// How many threads it runs at once.
     pub threads: usize,
 }
 
 impl Machine {
-    /// This machine, with `memory` as the operating system reports it.
-    pub fn this(memory: Bytes) -> Self {
-        Self { memory, threads: available_parallelism().map_or(1, usize::from) }
+    /// This machine.
+    pub fn this() -> Self {
+        Self { memory: os::memory().map(|memory| memory.total), threads: os::cores().into() }
     }
 }
 
@@ -180,6 +180,9 @@ pub enum BadConfig {
     /// The memory is no amount.
     #[error("memory: {0}")]
     Memory(#[from] BadMemory),
+    /// Half of the machine's memory is offered by default, but how much that is cannot be told.
+    #[error("memory: this machine does not say how much it has: give an amount such as 4GiB")]
+    UnknownMemory,
     /// The range is none.
     #[error("units: {0}")]
     Units(#[from] BadRange),
@@ -338,7 +341,11 @@ fn model_source(text: &str) -> ModelSource {
 }
 
 fn memory(given: Option<&str>, machine: Machine) -> Result<Bytes, BadConfig> {
-    let memory = given.map_or(Ok(Bytes(machine.memory.0 / 2)), |text| memory::parse(text, machine.memory))?;
+    let memory = match (given, machine.memory) {
+        (Some(text), total) => memory::parse(text, total)?,
+        (None, Some(total)) => Bytes(total.0 / 2),
+        (None, None) => return Err(BadConfig::UnknownMemory),
+    };
     if memory == Bytes::ZERO { Err(BadConfig::Zero { setting: "memory" }) } else { Ok(memory) }
 }
 

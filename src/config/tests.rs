@@ -2,7 +2,7 @@
 
 use super::*;
 
-const MACHINE: Machine = Machine { memory: Bytes(8 << 30), threads: 4 };
+const MACHINE: Machine = Machine { memory: Some(Bytes(8 << 30)), threads: 4 };
 
 fn config(toml: &str) -> Result<Config, BadConfig> {
     let settings = toml::from_str(toml).unwrap();

@@ -86,7 +86,7 @@ impl Acceptor {
             match greeted(peer, protocol, pipe, network, &hello).await {
                 Ok(Taken::Fetch(stream)) => fetches.serve(peer, stream).await,
                 // A node that takes nothing over in time is stuck or gone; the stream closes.
-                Ok(Taken::Event(event)) => drop(timeout(HAND_OVER_LIMIT, events.send(event)).await),
+                Ok(Taken::Event(event)) => drop(timeout(HAND_OVER_LIMIT, events.send(*event)).await),
                 Err(error) => tracing::debug!(peer = %peer.short(), ?protocol, %error, "refused a stream"),
             }
         }
@@ -94,7 +94,7 @@ impl Acceptor {
 }
 
 enum Taken {
-    Event(MeshEvent),
+    Event(Box<MeshEvent>),
     Fetch(Greeted),
 }
 
@@ -106,24 +106,25 @@ async fn greeted(
     hello: &Hello,
 ) -> Result<Taken, OpenError> {
     let mut stream = greet(pipe, peer, protocol, network, hello).await?;
-    match protocol {
-        Protocol::Fetch => Ok(Taken::Fetch(stream)),
-        Protocol::Control => Ok(Taken::Event(MeshEvent::Control(ControlServer {
+    let event = match protocol {
+        Protocol::Fetch => return Ok(Taken::Fetch(stream)),
+        Protocol::Control => MeshEvent::Control(ControlServer {
             peer,
             reader: MessageReader::new(stream.reader),
             writer: MessageWriter::new(stream.writer),
-        }))),
+        }),
         Protocol::Hop => {
             let silent = |_| OpenError::Silent { peer, limit: HELLO_LIMIT };
             let open = timeout(HELLO_LIMIT, stream.reader.receive::<HopOpen>()).await.map_err(silent)??;
-            Ok(Taken::Event(MeshEvent::Hop(HopServer {
+            MeshEvent::Hop(HopServer {
                 peer,
                 open: open.ok_or(OpenError::Lost { peer })?,
                 reader: HopReader::new(stream.reader),
                 writer: MessageWriter::new(stream.writer),
-            })))
+            })
         }
-    }
+    };
+    Ok(Taken::Event(Box::new(event)))
 }
 
 /// The tasks under way, counted per peer.

@@ -106,15 +106,14 @@ pub(super) fn is_quic(address: &Multiaddr) -> bool {
 /// The socket that the address names, if it names one by number.
 pub(super) fn socket(address: &Multiaddr) -> Option<SocketAddr> {
     let mut parts = address.iter();
-    let ip = match parts.next()? {
-        Protocol::Ip4(ip) => IpAddr::V4(ip),
-        Protocol::Ip6(ip) => IpAddr::V6(ip),
-        _ => return None,
+    let (host, transport) = (parts.next()?, parts.next()?);
+    let (Protocol::Tcp(port) | Protocol::Udp(port)) = transport else {
+        return None;
     };
-    match parts.next()? {
-        Protocol::Tcp(port) | Protocol::Udp(port) => Some(SocketAddr::new(ip, port)),
-        _ => None,
+    if let Protocol::Ip4(ip) = host {
+        return Some(SocketAddr::from((ip, port)));
     }
+    if let Protocol::Ip6(ip) = host { Some(SocketAddr::from((ip, port))) } else { None }
 }
 
 /// Whether an address that a peer claims for itself may be believed, when the peer was met at `via`.

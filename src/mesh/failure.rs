@@ -5,6 +5,7 @@ use std::io;
 use libp2p::Multiaddr;
 use libp2p::TransportError;
 use libp2p::dns;
+use libp2p::quic;
 use libp2p::swarm;
 
 use crate::mesh::error::DialError;
@@ -76,16 +77,18 @@ enum Progress {
 fn progress(error: &TransportError<io::Error>) -> Progress {
     match error {
         TransportError::MultiaddrNotSupported(_) => Progress::Unusable,
-        TransportError::Other(error) if has_kind(error, &UNREACHABLE) || is_timeout(error) || is_unresolved(error) => {
+        TransportError::Other(error)
+            if has_kind(error, &UNREACHABLE) || is_quic_silence(error) || is_unresolved(error) =>
+        {
             Progress::Unreachable
         }
         TransportError::Other(_) => Progress::Met,
     }
 }
 
-/// libp2p's timeouts are no I/O errors of the kind, so their words must do.
-fn is_timeout(error: &io::Error) -> bool {
-    causes(error).any(|cause| cause.to_string().to_ascii_lowercase().starts_with("timeout"))
+/// Over UDP nobody says that nobody is there.
+fn is_quic_silence(error: &io::Error) -> bool {
+    causes(error).any(|cause| matches!(cause.downcast_ref(), Some(quic::Error::HandshakeTimedOut)))
 }
 
 fn is_unresolved(error: &io::Error) -> bool {

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use bytes::BytesMut;
+use tokio::sync::Notify;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::Semaphore;
 use tokio::time::sleep;
@@ -23,7 +24,7 @@ use crate::wire::fetch::FetchRequest;
 use crate::wire::fetch::MAX_BLOB;
 use crate::wire::fetch::MAX_PIECE;
 
-/// Fetch streams served at once; further ones hear `Busy` (arbitrary, holds 8 MiB of pieces at most).
+/// Fetch streams served at once; further ones wait, then hear `Busy` (arbitrary, holds 8 MiB of pieces at most).
 const MAX_SERVED: usize = 8;
 
 /// Of these, for one peer.
@@ -31,6 +32,9 @@ const MAX_SERVED_PER_PEER: usize = 2;
 
 /// Bytes per second served on one stream at most (arbitrary: 8 streams fill a 4 Gbit/s link).
 const SERVE_RATE: u64 = 64 << 20;
+
+/// How long a stream waits for a place before it hears `Busy`.
+const PLACE_LIMIT: Duration = Duration::from_secs(2);
 
 /// How long one piece may take to ask for or to come.
 const PIECE_LIMIT: Duration = Duration::from_secs(20);
@@ -68,13 +72,15 @@ pub(super) struct Server {
     blobs: Arc<dyn BlobSource>,
     places: Arc<Semaphore>,
     peers: Arc<Mutex<BTreeMap<PeerKey, usize>>>,
+    freed: Arc<Notify>,
 }
 
 /// A place at the server, given back when dropped.
 struct Place {
-    _all: OwnedSemaphorePermit,
+    all: Option<OwnedSemaphorePermit>,
     peer: PeerKey,
     peers: Arc<Mutex<BTreeMap<PeerKey, usize>>>,
+    freed: Arc<Notify>,
 }
 
 impl Drop for Place {
@@ -86,18 +92,21 @@ impl Drop for Place {
                 peers.remove(&self.peer);
             }
         }
+        drop(peers);
+        drop(self.all.take());
+        self.freed.notify_waiters();
     }
 }
 
 impl Server {
     pub(super) fn new(blobs: Arc<dyn BlobSource>) -> Self {
-        Self { blobs, places: Arc::new(Semaphore::new(MAX_SERVED)), peers: Arc::default() }
+        Self { blobs, places: Arc::new(Semaphore::new(MAX_SERVED)), peers: Arc::default(), freed: Arc::default() }
     }
 
     /// Answers requests until the stream closes, goes silent or breaks the protocol.
     pub(super) async fn serve(self, peer: PeerKey, stream: Greeted) {
         let Greeted { mut reader, mut writer } = stream;
-        let place = self.place(peer);
+        let place = self.place(peer).await;
         loop {
             let request = match timeout(PIECE_LIMIT, reader.receive::<FetchRequest>()).await {
                 Ok(Ok(Some(request))) => request,
@@ -118,7 +127,21 @@ impl Server {
         }
     }
 
-    fn place(&self, peer: PeerKey) -> Option<Place> {
+    /// A place, as soon as there is one; `None` if that takes too long.
+    async fn place(&self, peer: PeerKey) -> Option<Place> {
+        let free = async {
+            loop {
+                let freed = self.freed.notified();
+                if let Some(place) = self.try_place(peer) {
+                    return place;
+                }
+                freed.await;
+            }
+        };
+        timeout(PLACE_LIMIT, free).await.ok()
+    }
+
+    fn try_place(&self, peer: PeerKey) -> Option<Place> {
         let all = Arc::clone(&self.places).try_acquire_owned().ok()?;
         let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
         let count = peers.entry(peer).or_default();
@@ -126,7 +149,7 @@ impl Server {
             return None;
         }
         *count += 1;
-        Some(Place { _all: all, peer, peers: Arc::clone(&self.peers) })
+        Some(Place { all: Some(all), peer, peers: Arc::clone(&self.peers), freed: Arc::clone(&self.freed) })
     }
 
     async fn answer(&self, request: FetchRequest) -> FetchAnswer {
@@ -174,6 +197,7 @@ pub(super) async fn fetch(peer: PeerKey, stream: Greeted, blob: BlobHash, max: u
             break;
         }
     }
+    writer.close().await;
     let hash = BlobHash::new(*blake3::hash(&got).as_bytes());
     if hash != blob {
         return Err(FetchError::WrongHash { expected: blob, got: hash });

@@ -138,7 +138,7 @@ struct Allowance {
 #[derive(Debug)]
 pub(super) enum Verdict {
     /// Forward it, and tell the node.
-    Good(Gossip),
+    Good(Box<Gossip>),
     /// Drop it; `MessageAcceptance` says whether its forwarder pays.
     Drop(MessageAcceptance),
 }
@@ -153,7 +153,7 @@ impl Judge {
         }
         allowance.left -= 1;
         match Gossip::decode(data, network) {
-            Ok(message) => Verdict::Good(message),
+            Ok(message) => Verdict::Good(Box::new(message)),
             Err(error) => {
                 tracing::debug!(%from, %error, "refused gossip");
                 Verdict::Drop(MessageAcceptance::Reject)

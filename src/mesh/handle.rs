@@ -104,8 +104,7 @@ impl std::fmt::Debug for Mesh {
 ///
 /// # Errors
 /// [`MeshError`] if an address is bad or in use, or a part of libp2p cannot be set up.
-// The first await lies in the task, but sockets need the runtime that only an async caller surely has.
-#[expect(clippy::unused_async, reason = "starting needs a runtime")]
+// Nothing is awaited here, but sockets need the runtime that only an async caller surely has.
 pub async fn start(config: MeshConfig) -> Result<(Mesh, mpsc::Receiver<MeshEvent>), MeshError> {
     let keypair = identity::keypair(&config.secret)?;
     let me = own_key(&keypair)?;

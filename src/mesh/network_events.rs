@@ -211,7 +211,7 @@ impl Task {
         let acceptance = match self.judge.judge(from, data, self.network) {
             Verdict::Good(message) => {
                 if let Some(from) = identity::peer_key(&from) {
-                    self.tell(MeshEvent::Gossip { from, message });
+                    self.tell(MeshEvent::Gossip { from, message: *message });
                 }
                 gossipsub::MessageAcceptance::Accept
             }

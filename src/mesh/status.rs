@@ -126,10 +126,10 @@ mod tests {
         let (here, site) = (address("/ip4/127.0.0.1/tcp/1"), address("/ip4/10.0.0.2/tcp/1"));
 
         assert_eq!(reachability(&[], &[], 0), Reachability::NotListening);
-        assert_eq!(reachability(&[here.clone()], &[], 3), Reachability::LoopbackOnly);
+        assert_eq!(reachability(std::slice::from_ref(&here), &[], 3), Reachability::LoopbackOnly);
         assert_eq!(reachability(&[here.clone(), site.clone()], &[], 0), Reachability::NobodyToAsk);
         assert_eq!(reachability(&[here.clone(), site.clone()], &[], 1), Reachability::Unconfirmed);
-        assert_eq!(reachability(&[here.clone(), site.clone()], &[site.clone()], 1), Reachability::Site);
+        assert_eq!(reachability(&[here.clone(), site.clone()], std::slice::from_ref(&site), 1), Reachability::Site);
         assert_eq!(reachability(&[here, site], &[address("/dns4/a.example/tcp/1")], 1), Reachability::Global);
     }
 

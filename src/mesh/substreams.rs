@@ -44,7 +44,9 @@ use tokio::sync::mpsc;
 use tokio::sync::oneshot;
 
 use crate::ids::PeerKey;
+use crate::mesh::addresses::Scope;
 use crate::mesh::addresses::is_relayed;
+use crate::mesh::addresses::scope;
 use crate::mesh::identity::peer_key;
 use crate::mesh::streams::Protocol;
 
@@ -286,6 +288,12 @@ impl NetworkBehaviour for Substreams {
             let dialled_by = if established.endpoint.is_dialer() { self.local } else { established.peer_id };
             let connection = Connection { id: established.connection_id, relayed, dialled_by };
             self.on_established(established.peer_id, connection);
+        }
+        // Neighbours are asked to confirm where this peer listens; loopback needs no asking.
+        if let FromSwarm::NewListenAddr(listening) = &event
+            && scope(listening.addr) > Scope::Loopback
+        {
+            self.push(ToSwarm::NewExternalAddrCandidate(listening.addr.clone()));
         }
         if let FromSwarm::ConnectionClosed(closed) = &event {
             self.on_closed(closed.peer_id, closed.connection_id);

@@ -12,6 +12,8 @@ use libp2p::Swarm;
 use libp2p::Transport;
 use libp2p::core::muxing::StreamMuxerBox;
 use libp2p::core::transport::Boxed;
+use libp2p::core::transport::timeout::TransportTimeout;
+use libp2p::core::transport::timeout::TransportTimeoutError;
 use libp2p::core::upgrade::Version;
 use libp2p::dns;
 use libp2p::identity::Keypair;
@@ -33,7 +35,10 @@ use crate::mesh::config::Reach;
 use crate::mesh::error::MeshError;
 use crate::mesh::substreams::Incoming;
 
-/// How long a connection's handshake may take.
+/// How long a TCP connection may take before its handshake begins.
+const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+
+/// How long a connection may take, its handshake included.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
 
 /// A killed peer is noticed over QUIC when nothing came for this long, so it is short: a reader waits for it.
@@ -188,6 +193,7 @@ fn transport(config: &MeshConfig, keypair: &Keypair) -> Result<(Muxed, Option<re
 /// QUIC and TCP; with a pre-shared key, TCP alone.
 fn base(config: &MeshConfig, keypair: &Keypair) -> Result<Muxed, MeshError> {
     let tcp = tcp::tokio::Transport::new(tcp::Config::default().nodelay(true));
+    let tcp = TransportTimeout::new(tcp, CONNECT_LIMIT).map_err(connect_error);
     if let Some(key) = &config.private_key {
         let key = PreSharedKey::new(**key);
         let sealed = tcp.and_then(move |socket, _| PnetConfig::new(key).handshake(socket));
@@ -208,6 +214,14 @@ fn base(config: &MeshConfig, keypair: &Keypair) -> Result<Muxed, MeshError> {
     settings.max_connection_data = QUIC_CONNECTION_WINDOW;
     let quic = quic::tokio::Transport::new(settings).map(|(peer, muxer), _| (peer, StreamMuxerBox::new(muxer)));
     Ok(quic.or_transport(tcp).map(|either, _| either.into_inner()).boxed())
+}
+
+/// A host that does not answer is told from one that answers and then fails the handshake.
+fn connect_error(error: TransportTimeoutError<io::Error>) -> io::Error {
+    match error {
+        TransportTimeoutError::Timeout => io::ErrorKind::TimedOut.into(),
+        TransportTimeoutError::TimerError(error) | TransportTimeoutError::Other(error) => error,
+    }
 }
 
 fn noise(keypair: &Keypair) -> Result<noise::Config, MeshError> {

@@ -66,6 +66,9 @@ const CHANGING_TICKS: u64 = 60;
 /// Ticks until a peer of another network may try again.
 const STRANGER_TICKS: u64 = 300;
 
+/// Ticks that a stranger stays connected, so that it, too, learns of which network we are.
+const PARTING_TICKS: u64 = 2;
+
 /// Strangers remembered; beyond, they are met anew.
 const MAX_STRANGERS: usize = 1024;
 
@@ -104,6 +107,7 @@ pub(super) struct Task {
     waiting: BTreeMap<PeerId, Waiting>,
     pub(super) searches: HashMap<QueryId, Search>,
     strangers: BTreeMap<PeerId, u64>,
+    parting: BTreeMap<PeerId, u64>,
     pub(super) confirmed: BTreeSet<Multiaddr>,
     refusals: VecDeque<String>,
     logged: u32,
@@ -153,6 +157,7 @@ impl Task {
             waiting: BTreeMap::new(),
             searches: HashMap::new(),
             strangers: BTreeMap::new(),
+            parting: BTreeMap::new(),
             confirmed: BTreeSet::new(),
             refusals: VecDeque::new(),
             logged: 0,
@@ -225,11 +230,7 @@ impl Task {
         for (peer, penalty) in self.judge.tick() {
             self.swarm.behaviour_mut().gossip.set_application_score(&peer, penalty);
         }
-        for peer in self.neighbours.overdue(self.tick) {
-            tracing::debug!(%peer, "a peer did not say of which network it is");
-            // Whoever is gone already needs no parting.
-            let _ = self.swarm.disconnect_peer_id(peer);
-        }
+        self.part();
         let due: Vec<_> =
             self.strangers.iter().filter(|(_, until)| **until <= self.tick).map(|(peer, _)| *peer).collect();
         for peer in due {
@@ -267,6 +268,12 @@ impl Task {
     }
 
     fn dial(&mut self, address: Multiaddr, dialling: Dialling) {
+        // A port dialled from itself fails in ways that say nothing.
+        let own = addresses::split_peer(address.clone()).0;
+        if self.swarm.listeners().any(|listening| *listening == own) {
+            self.report(Some(dialling), &DialError::OwnIdentity { address: address.to_string() });
+            return;
+        }
         let options = DialOpts::unknown_peer_id().address(address).build();
         let id = options.connection_id();
         self.dialling.insert(id, dialling);
@@ -278,7 +285,12 @@ impl Task {
 
     /// Reports what came of a dial to an address.
     pub(super) fn on_address_failed(&mut self, id: ConnectionId, error: &DialError) {
-        match self.dialling.remove(&id) {
+        let dialling = self.dialling.remove(&id);
+        self.report(dialling, error);
+    }
+
+    fn report(&mut self, dialling: Option<Dialling>, error: &DialError) {
+        match dialling {
             Some(Dialling::Caller(reply)) => {
                 // A caller that has gone away needs no answer.
                 let _ = reply.send(Err(error.clone()));
@@ -423,15 +435,25 @@ impl Task {
         }
     }
 
-    /// Bars a peer of another network for a while.
+    /// Bars a peer of another network for a while, and soon parts from it.
     pub(super) fn bar(&mut self, peer: PeerId) {
         if self.strangers.len() < MAX_STRANGERS {
             self.strangers.insert(peer, self.tick + STRANGER_TICKS);
             self.swarm.behaviour_mut().substreams.bar(peer);
         }
         self.dialer.forget(&peer);
-        // Whoever is gone already needs no parting.
-        let _ = self.swarm.disconnect_peer_id(peer);
+        self.parting.insert(peer, self.tick + PARTING_TICKS);
+    }
+
+    fn part(&mut self) {
+        let overdue = self.neighbours.overdue(self.tick);
+        let strangers: Vec<_> =
+            self.parting.iter().filter(|(_, at)| **at <= self.tick).map(|(peer, _)| *peer).collect();
+        for peer in overdue.into_iter().chain(strangers) {
+            self.parting.remove(&peer);
+            // Whoever is gone already needs no parting.
+            let _ = self.swarm.disconnect_peer_id(peer);
+        }
     }
 
     /// Tells the node. What comes again by itself is dropped first.

@@ -112,6 +112,25 @@ async fn three_peers_know_each_other_from_one_address() {
 }
 
 #[tokio::test]
+async fn peers_that_join_over_loopback_learn_addresses_that_others_can_reach() {
+    let everywhere = |config: &mut MeshConfig| config.listen = vec!["/ip4/0.0.0.0/tcp/0".to_owned()];
+    let first = Peer::start(1, everywhere).await;
+    let port = first.address.rsplit('/').next().unwrap();
+    let join = format!("/ip4/127.0.0.1/tcp/{port}");
+    let at = |config: &mut MeshConfig| {
+        everywhere(config);
+        config.join = vec![join.clone()];
+    };
+    let (mut second, third) = (Peer::start(2, at).await, Peer::start(3, at).await);
+
+    second.until_up(third.key()).await;
+
+    let status = second.mesh.status().await.unwrap();
+    let site = status.listening.iter().any(|address| !address.contains("/127."));
+    assert!(!site || status.announced.iter().all(|address| !address.contains("/127.")), "{status:?}");
+}
+
+#[tokio::test]
 async fn gossip_goes_on_only_if_its_signature_holds() {
     // A line: the ends never connect, so whatever arrives was forwarded by the middle.
     let keys = [1, 2, 3].map(key_of);
@@ -135,29 +154,29 @@ async fn gossip_goes_on_only_if_its_signature_holds() {
     forged[last] ^= 1;
 
     // Published again and again, since who listens to what spreads on its own.
-    let arrived = async {
-        let mut seq = 2;
-        loop {
-            left.mesh.publish(Topic::Network, Bytes::from(forged.clone())).await.unwrap();
-            left.mesh.publish(Topic::Network, profile(1, seq).encode()).await.unwrap();
-            let heard = right.until(|event| match event {
-                MeshEvent::Gossip { from, message } => Some((from, message)),
-                _ => None,
-            });
-            if let Ok(heard) = timeout(Duration::from_millis(500), heard).await {
-                return heard;
+    let arrived =
+        async {
+            let mut seq = 2;
+            loop {
+                left.mesh.publish(Topic::Network, Bytes::from(forged.clone())).await.unwrap();
+                left.mesh.publish(Topic::Network, profile(1, seq).encode()).await.unwrap();
+                let heard = right.until(|event| {
+                    if let MeshEvent::Gossip { from, message } = event { Some((from, message)) } else { None }
+                });
+                if let Ok(heard) = timeout(Duration::from_millis(500), heard).await {
+                    return heard;
+                }
+                seq += 1;
             }
-            seq += 1;
-        }
-    };
+        };
     let (from, message) = timeout(BOUND, arrived).await.unwrap();
 
     assert_eq!(from, keys[1]);
     let Gossip::Profile(signed) = message else { panic!("{message:?}") };
     assert!(signed.author == keys[0] && signed.value.order.seq >= 2);
-    let heard = middle.until(|event| match event {
-        MeshEvent::Gossip { message: Gossip::Profile(signed), .. } => Some(signed.value.order.seq),
-        _ => None,
+    let heard = middle.until(|event| {
+        let MeshEvent::Gossip { message: Gossip::Profile(signed), .. } = event else { return None };
+        Some(signed.value.order.seq)
     });
     assert!(heard.await >= 2);
 }
@@ -256,10 +275,9 @@ async fn a_peer_of_another_network_is_refused_by_name() {
 
     let DialError::OtherNetwork { theirs, .. } = &error else { panic!("{error}") };
     assert!(theirs.contains(&NETWORK.to_string()), "{error}");
-    let refused = first.until(|event| match event {
-        MeshEvent::Refused(reason) => Some(reason),
-        MeshEvent::PeerUp(peer) => panic!("{peer} is a stranger"),
-        _ => None,
+    let refused = first.until(|event| {
+        assert!(!matches!(event, MeshEvent::PeerUp(_)), "a stranger is no peer");
+        if let MeshEvent::Refused(reason) = event { Some(reason) } else { None }
     });
     assert!(refused.await.contains("another network"));
     assert_eq!(second.mesh.status().await.unwrap().neighbours, []);

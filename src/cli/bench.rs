@@ -1,0 +1,115 @@
+//! `brigade bench`.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+use anyhow::Context;
+use anyhow::bail;
+use clap::Args;
+use serde::Serialize;
+
+use crate::amounts::Bytes;
+use crate::amounts::Position;
+use crate::cli::output;
+use crate::cli::output::Waiting;
+use crate::clock::Clock;
+use crate::engine::bench::bench as measure;
+use crate::engine::source::TensorData;
+use crate::engine::source::TensorSource;
+use crate::engine::stage::StageModel;
+use crate::os;
+use crate::units::UnitRange;
+use crate::weights::gguf::GgufFile;
+use crate::weights::llama;
+
+/// What `brigade bench` takes.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct BenchArgs {
+    /// The GGUF file.
+    file: PathBuf,
+    /// Measure these units only, such as 0..3 (the end is not included). By default the whole model.
+    #[arg(long, value_name = "A..B")]
+    units: Option<UnitRange>,
+    /// Engine threads. All of the machine's by default.
+    #[arg(long, value_name = "N")]
+    threads: Option<NonZeroUsize>,
+    /// Tokens to read.
+    #[arg(long, value_name = "N", default_value_t = 256)]
+    prefill: u32,
+    /// Tokens to write.
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    decode: u32,
+    /// Print a JSON object: file, units, threads, bytes, prefill_tokens, prefill_micros, prefill_per_second,
+    /// decode_tokens, decode_micros, decode_per_second.
+    #[arg(long)]
+    json: bool,
+}
+
+/// The JSON form. Its names are stable.
+#[derive(Debug, Serialize)]
+struct BenchView {
+    file: String,
+    units: String,
+    threads: usize,
+    bytes: u64,
+    prefill_tokens: u32,
+    prefill_micros: u64,
+    prefill_per_second: f64,
+    decode_tokens: u32,
+    decode_micros: u64,
+    decode_per_second: f64,
+}
+
+/// Measures a file on this machine; no peer is needed.
+pub(crate) fn bench(args: &BenchArgs) -> anyhow::Result<()> {
+    let file = GgufFile::open(&args.file).with_context(|| args.file.display().to_string())?;
+    let shape = llama::shape(&file).with_context(|| args.file.display().to_string())?;
+    let range = args.units.map_or_else(|| UnitRange::whole(shape.units()), Ok)?;
+    let positions = args.prefill.saturating_add(args.decode);
+    if positions == 0 || positions > shape.context {
+        bail!("--prefill and --decode must make 1 to {} tokens, the model's context; got {positions}", shape.context);
+    }
+    let mut waiting = Waiting::new();
+    waiting.say(format!("loading units {range}"));
+    let model = StageModel::load(shape, range, &FileSource(&file), &mut |_| {})?;
+    let threads = args.threads.or_else(|| NonZeroUsize::new(os::cores().into())).unwrap_or(NonZeroUsize::MIN);
+    waiting.say(format!("measuring on {threads} threads"));
+    let clock = Clock::start();
+    let figures = measure(&model, threads, Position(args.prefill), Position(args.decode), &|| clock.now())?;
+    drop(waiting);
+    let view = BenchView {
+        file: args.file.display().to_string(),
+        units: range.to_string(),
+        threads: threads.get(),
+        bytes: model.bytes().0,
+        prefill_tokens: figures.prefill.0,
+        prefill_micros: figures.prefill_took.0,
+        prefill_per_second: figures.prefill_per_second(),
+        decode_tokens: figures.decode.0,
+        decode_micros: figures.decode_took.0,
+        decode_per_second: figures.decode_per_second(),
+    };
+    if args.json { output::json(&view) } else { Ok(output::line(text(&view))?) }
+}
+
+fn text(view: &BenchView) -> String {
+    let row = |what: &str, tokens: u32, micros, rate: f64| {
+        vec![what.to_owned(), tokens.to_string(), output::micros(micros), format!("{rate:.1}")]
+    };
+    let rows = [
+        row("prefill", view.prefill_tokens, view.prefill_micros, view.prefill_per_second),
+        row("decode", view.decode_tokens, view.decode_micros, view.decode_per_second),
+    ];
+    let table = output::table(&["", "tokens", "took", "tokens per second"], &rows);
+    format!("{}  units {}  {}  {} threads\n{table}", view.file, view.units, Bytes(view.bytes), view.threads)
+}
+
+/// A file's tensors, as the engine asks for them.
+struct FileSource<'a>(&'a GgufFile);
+
+impl TensorSource for FileSource<'_> {
+    fn tensor(&self, name: &str) -> Option<TensorData<'_>> {
+        let view = self.0.tensor(name)?;
+        Some(TensorData { format: view.format, dimensions: view.dimensions.to_vec(), bytes: view.bytes })
+    }
+}
