@@ -53,7 +53,7 @@ pub enum ToStage {
     /// Asks for a `Pong` with the same number; renews the lease.
     Ping(u64),
     /// What the requester owes the stage, signed. Sent when the session has ended.
-    Settle(CreditEntry),
+    Settle(Box<CreditEntry>),
 }
 
 /// What a stage says to the requester.

@@ -203,7 +203,7 @@ impl LeasedStage {
                 }
                 Inflow::Tokens(_) | Inflow::Frames(_) => self.fail(StageFailure::BadRequest),
             },
-            ToStage::Settle(entry) => self.settle(entry),
+            ToStage::Settle(entry) => self.settle(*entry),
         }
         self.drain()
     }
