@@ -24,10 +24,8 @@ pub enum LogFormat {
 /// Begins to log; `default` says what where the environment doesn't. Only the first call of a process counts.
 pub fn init(default: &str, format: LogFormat) {
     let filter = EnvFilter::try_from_env(VARIABLE).unwrap_or_else(|_| EnvFilter::new(default));
-    let lines = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal());
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let lines = lines.with_ansi(std::io::stderr().is_terminal());
     // A second subscriber is refused by the library; the first one stays.
     let _ = match format {
         LogFormat::Text => lines.with_target(false).try_init(),
