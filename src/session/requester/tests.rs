@@ -126,7 +126,7 @@ fn feeds(effects: &[Effect]) -> Vec<&Feed> {
 }
 
 fn failure(effects: &[Effect]) -> Option<&GenerateFailure> {
-    let failure = |effect| if let &Effect::Failed(ref failure) = effect { Some(failure) } else { None };
+    let failure = |effect| if let Effect::Failed(failure) = effect { Some(failure) } else { None };
     effects.iter().find_map(failure)
 }
 

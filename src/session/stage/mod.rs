@@ -82,6 +82,7 @@ const MAX_MESSAGE: usize = 200;
 
 /// What a stage asks for. To be done in order.
 #[derive(Clone, Debug, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "performed at once, never kept")]
 pub enum Effect {
     /// Make room for the stage in the engine.
     Reserve,
