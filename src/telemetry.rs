@@ -3,6 +3,7 @@
 //! Logs go to the standard error output. Prompts, token ids, tensors, keys and invites never enter either.
 
 use std::fmt::Write;
+use std::io::IsTerminal;
 
 use tracing_subscriber::EnvFilter;
 
@@ -24,6 +25,7 @@ pub enum LogFormat {
 pub fn init(default: &str, format: LogFormat) {
     let filter = EnvFilter::try_from_env(VARIABLE).unwrap_or_else(|_| EnvFilter::new(default));
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let lines = lines.with_ansi(std::io::stderr().is_terminal());
     // A second subscriber is refused by the library; the first one stays.
     let _ = match format {
         LogFormat::Text => lines.with_target(false).try_init(),

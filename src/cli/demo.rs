@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use anyhow::Context;
 use clap::Args;
 
 use crate::amounts::Bytes;
@@ -25,7 +24,6 @@ use crate::daemon::views::StageView;
 use crate::daemon::views::SummaryView;
 use crate::demo;
 use crate::os;
-use crate::weights::gguf::GgufFile;
 
 /// How many peers share the model.
 const STAGES: u16 = 3;
@@ -53,7 +51,7 @@ pub(crate) async fn demo(args: DemoArgs) -> anyhow::Result<()> {
         folder: folder.path().to_owned(),
         peers: usize::from(STAGES) + 1,
         // As few as three can hold, so that nobody holds all and nobody can be spared.
-        units_per_peer: Some(units()?.div_ceil(STAGES)),
+        units_per_peer: Some(swarm::units(demo::NAME)?.div_ceil(STAGES)),
         model: demo::NAME.to_owned(),
         threads: 1,
         life: Life::WithParent,
@@ -65,13 +63,6 @@ pub(crate) async fn demo(args: DemoArgs) -> anyhow::Result<()> {
     };
     swarm::gone(folder.path()).await;
     shown
-}
-
-/// How many units the model has, before any peer can say so.
-fn units() -> anyhow::Result<u16> {
-    let blocks = GgufFile::from_static(demo::MODEL)?.unsigned("llama.block_count")?;
-    let blocks = blocks.and_then(|blocks| u16::try_from(blocks).ok());
-    Ok(blocks.context("the model that the program carries does not say how many blocks it has")?.saturating_add(2))
 }
 
 async fn show(plan: Plan, prompt: &str) -> anyhow::Result<()> {

@@ -23,9 +23,13 @@ use crate::config::datadir::DataDir;
 use crate::config::datadir::RunFile;
 use crate::config::networks;
 use crate::daemon::views::ModelView;
+use crate::daemon::views::StatusView;
+use crate::demo;
 use crate::keys::NetworkSecret;
 use crate::keys::invite::Invite;
 use crate::os;
+use crate::weights::gguf::GgufFile;
+use crate::weights::llama;
 
 /// The name of the network; its key is drawn anew each time.
 const NETWORK: &str = "testnet";
@@ -77,6 +81,37 @@ pub(crate) struct Member {
     pub(crate) run: RunFile,
 }
 
+impl Member {
+    fn client(&self) -> Client {
+        Client::new(&self.run.api, &self.run.token)
+    }
+}
+
+impl Plan {
+    /// # Errors
+    /// If the model cannot be read, or the peers cannot hold all of it.
+    fn check(&self) -> anyhow::Result<()> {
+        let serving = self.peers.saturating_sub(1);
+        if serving == 0 {
+            bail!("at least 2 peers are needed: peer 0 serves nothing");
+        }
+        let units = units(&self.model)?;
+        match self.units_per_peer {
+            Some(each) if serving * usize::from(each) < usize::from(units) => {
+                bail!("{serving} serving peers of {each} units each cannot hold the model's {units} units")
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// How many units the model has that is given by its file, or by the name of the one that the program carries.
+pub(crate) fn units(model: &str) -> anyhow::Result<u16> {
+    let file = if model == demo::NAME { GgufFile::from_static(demo::MODEL) } else { GgufFile::open(Path::new(model)) };
+    let shape = file.map_err(anyhow::Error::from).and_then(|file| Ok(llama::shape(&file)?));
+    Ok(shape.with_context(|| model.to_owned())?.units())
+}
+
 /// A peer's data directory inside `folder`.
 pub(crate) fn root(folder: &Path, peer: usize) -> PathBuf {
     folder.join(format!("peer-{peer}"))
@@ -85,9 +120,7 @@ pub(crate) fn root(folder: &Path, peer: usize) -> PathBuf {
 impl Swarm {
     /// Starts the peers. Where one fails, those that run already are stopped.
     pub(crate) async fn start(plan: Plan) -> anyhow::Result<Self> {
-        if plan.peers < 2 {
-            bail!("at least 2 peers are needed: peer 0 serves nothing");
-        }
+        plan.check()?;
         for peer in 0..plan.peers {
             if DataDir::holder(&root(&plan.folder, peer)).is_some() {
                 let folder = plan.folder.display();
@@ -209,21 +242,20 @@ impl Swarm {
         }
     }
 
-    /// Waits until peer 0 knows of a model that is served completely.
+    /// Waits until peer 0 knows that the model is served completely.
     pub(crate) async fn covered(&mut self, patience: Duration) -> anyhow::Result<ModelView> {
         let mut waiting = Waiting::new();
-        let mut missing = "no model is known yet".to_owned();
-        let client = self.client();
+        let mut missing = "no peer has chosen its units yet".to_owned();
         let covered = tokio::time::timeout(patience, async {
             loop {
                 self.check_alive()?;
-                let models: Vec<ModelView> = client.get("models").await?;
-                if let Some(model) = models.iter().find(|model| model.covered) {
-                    return Ok(model.clone());
-                }
-                if let Some(model) = models.first() {
-                    self.check_room(model.units)?;
-                    missing = format!("of {} units, {} are not served yet", model.units, model.missing.join(", "));
+                if let Some(id) = self.served_model().await? {
+                    let models: Vec<ModelView> = self.client().get("models").await?;
+                    match models.into_iter().find(|model| model.id == id) {
+                        Some(model) if model.covered => return Ok(model),
+                        Some(model) => missing = format!("units {} are not served yet", model.missing.join(", ")),
+                        None => missing = "peer 0 has not heard of the model yet".to_owned(),
+                    }
                 }
                 waiting.say(format!("the peers agree on who holds what: {missing}"));
                 tokio::time::sleep(LOOK_AGAIN).await;
@@ -235,13 +267,15 @@ impl Swarm {
         }
     }
 
-    fn check_room(&self, units: u16) -> anyhow::Result<()> {
-        let Some(each) = self.plan.units_per_peer else { return Ok(()) };
-        let serving = self.plan.peers - 1;
-        if serving * usize::from(each) < usize::from(units) {
-            bail!("{serving} serving peers of {each} units each cannot hold the model's {units} units");
+    /// The id of the model that was given, as soon as a peer holds units of it.
+    async fn served_model(&self) -> anyhow::Result<Option<String>> {
+        for member in self.members.iter().skip(1) {
+            let status: StatusView = member.client().get("status").await?;
+            if let Some(holding) = status.holdings.first() {
+                return Ok(Some(holding.model.clone()));
+            }
         }
-        Ok(())
+        Ok(None)
     }
 
     fn check_alive(&mut self) -> anyhow::Result<()> {
@@ -255,8 +289,7 @@ impl Swarm {
 
     /// Peer 0, which only asks.
     pub(crate) fn client(&self) -> Client {
-        let first = &self.members[0].run;
-        Client::new(&first.api, &first.token)
+        self.members[0].client()
     }
 
     /// Every peer, in order.
