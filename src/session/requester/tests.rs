@@ -368,7 +368,7 @@ fn survivors_are_owed_for_an_answer_that_broke_off() {
 
     let effects = requester.on_closed(STREAMS[0], CloseCause::Lost, T0);
 
-    let Some(Effect::Owe { lines, .. }) = effects.first() else { panic!("nothing is owed: {effects:?}") };
+    let Some(Effect::Owe { lines, .. }) = effects.get(1) else { panic!("nothing is owed: {effects:?}") };
     let owed: Vec<PeerKey> = lines.iter().map(|line| line.stage).collect();
     assert_eq!(owed, [peer(2), peer(3)]);
 }
