@@ -33,7 +33,7 @@ pub(crate) fn json(value: &impl Serialize) -> anyhow::Result<()> {
     Ok(line(serde_json::to_string_pretty(value)?)?)
 }
 
-/// Rows under headings, each column as wide as its widest cell; numbers to the right.
+/// Rows under headings, each column as wide as its widest cell; columns of amounts to the right.
 pub(crate) fn table(headings: &[&str], rows: &[Vec<String>]) -> String {
     let widths: Vec<usize> = (0..headings.len())
         .map(|column| {
@@ -41,17 +41,23 @@ pub(crate) fn table(headings: &[&str], rows: &[Vec<String>]) -> String {
             cells.chain([headings[column].chars().count()]).max().unwrap_or(0)
         })
         .collect();
+    let amounts: Vec<bool> = (0..headings.len())
+        .map(|column| rows.iter().filter_map(|row| row.get(column)).all(|cell| cell.is_empty() || is_amount(cell)))
+        .collect();
     let headings = headings.iter().map(|heading| (*heading).to_owned()).collect::<Vec<_>>();
     let lines = std::iter::once(&headings).chain(rows).map(|row| {
-        let cells = row.iter().zip(&widths).map(|(cell, width)| aligned(cell, *width));
+        let cells = row.iter().zip(widths.iter().zip(&amounts)).map(|(cell, (&width, &to_the_right))| {
+            if to_the_right { format!("{cell:>width$}") } else { format!("{cell:<width$}") }
+        });
         cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
     });
     lines.collect::<Vec<_>>().join("\n")
 }
 
-fn aligned(cell: &str, width: usize) -> String {
-    let is_amount = cell.starts_with(|first: char| first.is_ascii_digit()) && !cell.contains("..") && cell.len() < 20;
-    if is_amount { format!("{cell:>width$}") } else { format!("{cell:<width$}") }
+/// Whether a cell is a number, with or without a unit.
+fn is_amount(cell: &str) -> bool {
+    let number = cell.split(' ').next().unwrap_or_default();
+    !number.is_empty() && number.chars().all(|character| character.is_ascii_digit() || character == '.') && !number.contains("..")
 }
 
 /// The first digits of a key or id, enough to tell them apart and to name a model by.
@@ -118,7 +124,7 @@ mod tests {
         let table = table(&["peer", "units", "bytes"], &rows);
 
         expect![[r#"
-            peer    units  bytes
+            peer    units     bytes
             a       0..3   12.5 KiB
             longer  3..10       7 B"#]]
         .assert_eq(&table);
