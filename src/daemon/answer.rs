@@ -138,7 +138,7 @@ impl Answer {
         }
     }
 
-    async fn shown(&mut self, progress: &mut Progress, shown: Shown) -> Then {
+    async fn shown(&self, progress: &mut Progress, shown: Shown) -> Then {
         let (Shown::Text { text, tokens } | Shown::Stopped { text, tokens }) = shown;
         let whole = tokens.saturating_sub(progress.shown).min(progress.waiting.len());
         let tokens: Vec<TokenView> = progress.waiting.drain(..whole).collect();

@@ -26,7 +26,6 @@ use crate::node::io::StepOutput;
 use crate::node::io::StepWanted;
 use crate::sampling::History;
 use crate::shape::ModelShape;
-use crate::units::UnitRange;
 use crate::weights::gguf::GgufFile;
 use crate::wire::control::TailOffer;
 
@@ -149,13 +148,7 @@ fn tail_state(tail: TailOffer) -> command::TailState {
     }
 }
 
-fn step(
-    key: command::StageKey,
-    first: Position,
-    input: StepInput,
-    width: u32,
-    wanted: StepWanted,
-) -> command::Step {
+fn step(key: command::StageKey, first: Position, input: StepInput, width: u32, wanted: StepWanted) -> command::Step {
     let (input, rows) = match input {
         StepInput::Tokens(tokens) => {
             let rows = tokens.len() as u64;
@@ -202,7 +195,7 @@ const fn node_key(key: command::StageKey) -> StageKey {
 }
 
 /// A GGUF file as the engine reads it.
-pub struct FileSource(pub Arc<GgufFile>);
+pub(super) struct FileSource(pub(super) Arc<GgufFile>);
 
 impl std::fmt::Debug for FileSource {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -216,4 +209,3 @@ impl TensorSource for FileSource {
         Some(TensorData { format: view.format, dimensions: view.dimensions.to_vec(), bytes: view.bytes })
     }
 }
-

@@ -216,4 +216,3 @@ fn facts(id: ModelId, manifest: &Manifest, title: String) -> ModelFacts {
         title,
     }
 }
-

@@ -151,9 +151,10 @@ fn notices(daemon: &Daemon) -> Vec<String> {
         let reason = daemon.node.refused(facts.id)?;
         Some(format!("model {} is not served: {reason}", facts.id.short()))
     });
-    let impostor = daemon.node.impostor().map(|order| {
-        format!("another process speaks with this peer's key (boot {}): stop one of the two", order.boot)
-    });
+    let impostor = daemon
+        .node
+        .impostor()
+        .map(|order| format!("another process speaks with this peer's key (boot {}): stop one of the two", order.boot));
     refused.chain(impostor).collect()
 }
 
@@ -317,9 +318,8 @@ fn covered(daemon: &Daemon, model: ModelId) -> ModelView {
 /// `credits`: balances with everybody, and the newest entries that concern this peer.
 pub(super) fn credits(daemon: &Daemon) -> CreditsView {
     let (ledger, me) = (daemon.node.ledger(), daemon.node.peer());
-    let concerns = |entry: &&CreditEntry| {
-        entry.header.value.requester == me || entry.lines.iter().any(|line| line.stage == me)
-    };
+    let concerns =
+        |entry: &&CreditEntry| entry.header.value.requester == me || entry.lines.iter().any(|line| line.stage == me);
     CreditsView {
         earned_mflop: ledger.earned_by(me).0,
         owed_mflop: ledger.owed_by(me).0,

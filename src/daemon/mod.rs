@@ -133,7 +133,9 @@ pub enum StartError {
         units: u16,
     },
     /// The memory offered.
-    #[error("the model's smallest unit needs {needed} with its working memory, but only {offered} are offered: give more with --memory")]
+    #[error(
+        "the model's smallest unit needs {needed} with its working memory, but only {offered} are offered: give more with --memory"
+    )]
     Memory {
         /// Bytes of the smallest unit.
         needed: Bytes,
@@ -209,8 +211,13 @@ pub async fn start(config: &Config, data: DataDir) -> Result<Running, StartError
     for (model, policy) in served {
         daemon.serve(model, policy);
     }
-    let sources =
-        Sources { commands: command_queue, mesh: mesh_events, engine: engine_events, inputs: input_queue, done: done_queue };
+    let sources = Sources {
+        commands: command_queue,
+        mesh: mesh_events,
+        engine: engine_events,
+        inputs: input_queue,
+        done: done_queue,
+    };
     let task = tokio::spawn(daemon.run(sources));
     Ok(Running { peer: Peer { commands }, key, p2p_addresses: addresses(&mesh).await, task, _data: data })
 }
@@ -242,9 +249,9 @@ fn model_of(source: &ModelSource, library: &Library) -> Result<ModelId, StartErr
             .import(path)
             .map(|imported| imported.id)
             .map_err(|error| StartError::Model { model: path.clone(), reason: error.to_string() }),
-        ModelSource::Named(name) => library
-            .resolve(name)
-            .map_err(|error| StartError::Model { model: name.into(), reason: error.to_string() }),
+        ModelSource::Named(name) => {
+            library.resolve(name).map_err(|error| StartError::Model { model: name.into(), reason: error.to_string() })
+        }
     }
 }
 

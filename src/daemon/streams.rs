@@ -151,8 +151,9 @@ impl Carrier {
     async fn failed(&self, error: &OpenError) {
         let failure = match error {
             OpenError::NoCommonVersion { .. } | OpenError::Unsupported { .. } => OpenFailure::Unsupported,
-            _ if error.fault() == Fault::Local => OpenFailure::LocalLimit,
-            _ => OpenFailure::Unreachable,
+            OpenError::Dial(_) | OpenError::Silent { .. } | OpenError::Lost { .. } | OpenError::Stream(_) => {
+                if error.fault() == Fault::Local { OpenFailure::LocalLimit } else { OpenFailure::Unreachable }
+            }
         };
         tracing::debug!(%error, "a stream could not be opened");
         self.tell(StreamInput::OpenFailed(failure)).await;

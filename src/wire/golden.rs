@@ -110,7 +110,7 @@ fn control() -> Vec<(&'static str, Golden)> {
         ("to-stage-offer", Golden::ToStage(ToStage::Offer(Box::new(samples::offer())))),
         ("to-stage-feed", Golden::ToStage(ToStage::Feed(feed))),
         ("to-stage-ping", Golden::ToStage(ToStage::Ping(6))),
-        ("to-stage-settle", Golden::ToStage(ToStage::Settle(samples::entry(3)))),
+        ("to-stage-settle", Golden::ToStage(ToStage::Settle(Box::new(samples::entry(3))))),
         ("from-stage-accept", Golden::FromStage(FromStage::Accept)),
         ("from-stage-decline", Golden::FromStage(FromStage::Decline(decline))),
         ("from-stage-token", Golden::FromStage(FromStage::Token(last))),

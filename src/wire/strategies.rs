@@ -274,7 +274,7 @@ fn to_stage() -> impl Strategy<Value = ToStage> {
         offer().prop_map(|offer| ToStage::Offer(Box::new(offer))),
         feed.prop_map(|(first, tokens, last)| ToStage::Feed(Feed { first: Position(first), tokens, last })),
         any::<u64>().prop_map(ToStage::Ping),
-        entry().prop_map(ToStage::Settle),
+        entry().prop_map(|entry| ToStage::Settle(Box::new(entry))),
     ]
 }
 

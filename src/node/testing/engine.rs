@@ -57,7 +57,7 @@ impl ToyEngine {
                 None
             }
             EngineAction::Step { key, first, input, wanted } => {
-                let toy = self.stages.get_mut(&key).expect("a step of a stage that is open");
+                let Some(toy) = self.stages.get_mut(&key) else { panic!("a step of {key:?}, which is not open") };
                 let rows = rows(input);
                 let end = Position(first.0 + rows.len() as u32);
                 let took = PACE.times(rows.len() as u64);

@@ -21,7 +21,7 @@ use crate::wire::control::TailOffer;
 use crate::wire::credit::CreditLine;
 
 /// The most ids that may end a generation: as many as an offer carries.
-pub const MAX_END_OF_GENERATION: usize = 16;
+const MAX_END_OF_GENERATION: usize = 16;
 
 /// What is to be generated. Prompt and new tokens fit the model's context; its creator has seen to that.
 #[derive(Clone, Debug)]

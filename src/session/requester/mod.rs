@@ -251,7 +251,7 @@ impl Requester {
             *signed = true;
             for control in self.controls.iter_mut().filter(|control| !control.closed) {
                 control.settle();
-                self.effects.push(Effect::Send(control.stream, ToStage::Settle(entry.clone())));
+                self.effects.push(Effect::Send(control.stream, ToStage::Settle(Box::new(entry.clone()))));
             }
             self.settled_by_all();
         }

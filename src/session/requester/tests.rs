@@ -106,26 +106,28 @@ fn entry() -> CreditEntry {
 }
 
 fn offers(effects: &[Effect]) -> Vec<&Offer> {
-    let offer = |effect| match effect {
-        &Effect::Send(_, ToStage::Offer(ref offer)) => Some(&**offer),
-        _ => None,
-    };
-    effects.iter().filter_map(offer).collect()
+    let mut offers = Vec::new();
+    for effect in effects {
+        if let Effect::Send(_, ToStage::Offer(offer)) = effect {
+            offers.push(&**offer);
+        }
+    }
+    offers
 }
 
 fn feeds(effects: &[Effect]) -> Vec<&Feed> {
-    let feed = |effect| match effect {
-        &Effect::Send(StreamId(0), ToStage::Feed(ref feed)) => Some(feed),
-        _ => None,
-    };
-    effects.iter().filter_map(feed).collect()
+    let mut feeds = Vec::new();
+    for effect in effects {
+        if let Effect::Send(StreamId(0), ToStage::Feed(feed)) = effect {
+            feeds.push(feed);
+        }
+    }
+    feeds
 }
 
 fn failure(effects: &[Effect]) -> Option<&GenerateFailure> {
-    effects.iter().find_map(|effect| match effect {
-        Effect::Failed(failure) => Some(failure),
-        _ => None,
-    })
+    let failure = |effect| if let Effect::Failed(failure) = effect { Some(failure) } else { None };
+    effects.iter().find_map(failure)
 }
 
 fn closed(effects: &[Effect]) -> Vec<StreamId> {
@@ -251,15 +253,14 @@ fn all_attempts_together_take_a_bounded_time() {
 fn every_stage_is_pinged_each_second_and_lost_after_three_of_silence() {
     let (mut requester, _) = running(job(5));
     let mut pings = 0;
-    let mut now = T0;
-    let effects = loop {
-        now = requester.deadline().expect("it is not over");
+    let (now, effects) = loop {
+        let now = requester.deadline().expect("it is not over");
         requester.on_message(STREAMS[0], FromStage::Pong(1), now);
         requester.on_message(STREAMS[2], FromStage::Pong(1), now);
         let effects = requester.on_tick(now);
         pings += effects.iter().filter(|effect| matches!(effect, Effect::Send(StreamId(2), ToStage::Ping(_)))).count();
         if failure(&effects).is_some() {
-            break effects;
+            break (now, effects);
         }
     };
 
@@ -368,11 +369,9 @@ fn survivors_are_owed_for_an_answer_that_broke_off() {
 
     let effects = requester.on_closed(STREAMS[0], CloseCause::Lost, T0);
 
-    let owed = effects.iter().find_map(|effect| match effect {
-        Effect::Owe { lines, .. } => Some(lines.iter().map(|line| line.stage).collect::<Vec<_>>()),
-        _ => None,
-    });
-    assert_eq!(owed, Some(vec![peer(2), peer(3)]));
+    let Some(Effect::Owe { lines, .. }) = effects.first() else { panic!("nothing is owed: {effects:?}") };
+    let owed: Vec<PeerKey> = lines.iter().map(|line| line.stage).collect();
+    assert_eq!(owed, [peer(2), peer(3)]);
 }
 
 #[test]

@@ -82,6 +82,7 @@ const MAX_MESSAGE: usize = 200;
 
 /// What a stage asks for. To be done in order.
 #[derive(Clone, Debug, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "performed at once, never kept")]
 pub enum Effect {
     /// Make room for the stage in the engine.
     Reserve,
@@ -203,7 +204,7 @@ impl LeasedStage {
                 }
                 Inflow::Tokens(_) | Inflow::Frames(_) => self.fail(StageFailure::BadRequest),
             },
-            ToStage::Settle(entry) => self.settle(entry),
+            ToStage::Settle(entry) => self.settle(*entry),
         }
         self.drain()
     }

@@ -113,12 +113,13 @@ fn feed(first: u32, count: u32, last: LastFeed) -> ToStage {
 }
 
 fn told(effects: &[Effect]) -> Vec<&FromStage> {
-    let told = |effect: &'_ Effect| matches!(effect, Effect::Send(CONTROL, Outgoing::FromStage(_)));
-    let message = |effect| match effect {
-        &Effect::Send(_, Outgoing::FromStage(ref message)) => message,
-        _ => unreachable!("filtered"),
-    };
-    effects.iter().filter(|effect| told(effect)).map(message).collect()
+    let mut told = Vec::new();
+    for effect in effects {
+        if let Effect::Send(CONTROL, Outgoing::FromStage(message)) = effect {
+            told.push(message);
+        }
+    }
+    told
 }
 
 fn freed(effects: &[Effect]) -> usize {
@@ -437,7 +438,7 @@ fn a_fair_entry_is_stored_before_it_is_acknowledged() {
     let work = shape().work(UnitRange::new(2, 4).unwrap(), Position::ZERO, Position(100));
     let fair = entry(100, work);
 
-    let effects = leased.on_control(ToStage::Settle(fair.clone()), T0);
+    let effects = leased.on_control(ToStage::Settle(Box::new(fair.clone())), T0);
     assert_eq!(effects, [Effect::Free, Effect::Store(fair)]);
     // The hops of a session that has ended in order end in any.
     assert_eq!(leased.on_downstream_lost(), []);
@@ -453,7 +454,7 @@ fn an_entry_that_credits_too_little_or_another_is_refused() {
         leased.on_forward(frame(header(0, 0, 100)));
         leased.take();
         leased.on_stepped(Position(100), StepOutput::Hidden(bytes::Bytes::new()), Span(3));
-        let effects = leased.on_control(ToStage::Settle(entry), T0);
+        let effects = leased.on_control(ToStage::Settle(Box::new(entry)), T0);
         assert_eq!(effects[0], Effect::Free);
         match told(&effects)[..] {
             [FromStage::NotSettled(refusal)] => *refusal,

@@ -63,10 +63,11 @@ impl ToStage {
             to_stage::Kind::Offer(offer) => Self::Offer(Box::new(offer.try_into()?)),
             to_stage::Kind::Feed(feed) => Self::Feed(feed.try_into()?),
             to_stage::Kind::Ping(number) => Self::Ping(number),
-            to_stage::Kind::Settle(entry) => Self::Settle(
-                CreditEntry::decode(&entry, network)
-                    .map_err(|fault| BadMessage::Record { field: "credit entry", reason: fault.to_string() })?,
-            ),
+            to_stage::Kind::Settle(entry) => {
+                let entry = CreditEntry::decode(&entry, network)
+                    .map_err(|fault| BadMessage::Record { field: "credit entry", reason: fault.to_string() })?;
+                Self::Settle(Box::new(entry))
+            }
         })
     }
 
