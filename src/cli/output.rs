@@ -9,7 +9,13 @@ use indicatif::ProgressBar;
 use indicatif::ProgressStyle;
 use serde::Serialize;
 
+use crate::amounts::Bytes;
 use crate::amounts::Span;
+use crate::amounts::Time;
+use crate::clock::Clock;
+
+/// How often a spinner turns.
+const TICK: Duration = Duration::from_millis(120);
 
 /// Writes a line to the standard output.
 pub(crate) fn line(text: impl AsRef<str>) -> io::Result<()> {
@@ -57,7 +63,9 @@ pub(crate) fn table(headings: &[&str], rows: &[Vec<String>]) -> String {
 /// Whether a cell is a number, with or without a unit.
 fn is_amount(cell: &str) -> bool {
     let number = cell.split(' ').next().unwrap_or_default();
-    !number.is_empty() && number.chars().all(|character| character.is_ascii_digit() || character == '.') && !number.contains("..")
+    !number.is_empty()
+        && number.chars().all(|character| character.is_ascii_digit() || character == '.')
+        && !number.contains("..")
 }
 
 /// The first digits of a key or id, enough to tell them apart and to name a model by.
@@ -70,30 +78,42 @@ pub(crate) fn micros(micros: u64) -> String {
     Span(micros).to_string()
 }
 
-/// Says what is waited for: a spinner on a terminal, else a line for each change.
+/// How long something may take before it is said that it does.
+const PATIENCE: Span = Span::seconds(1);
+
+/// Says what is waited for once it takes a while: a spinner on a terminal, else a line for each change.
 #[derive(Debug)]
 pub(crate) struct Waiting {
     bar: ProgressBar,
+    clock: Clock,
     said: String,
 }
 
 impl Waiting {
     pub(crate) fn new() -> Self {
         let bar = ProgressBar::new_spinner();
-        bar.set_style(
-            ProgressStyle::with_template("{spinner} {msg} ({elapsed})")
-                .unwrap_or_else(|_| ProgressStyle::default_spinner()),
-        );
-        bar.enable_steady_tick(Duration::from_millis(120));
-        Self { bar, said: String::new() }
+        let style = ProgressStyle::with_template("{spinner} {msg} ({elapsed})");
+        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
+        Self { bar, clock: Clock::start(), said: String::new() }
+    }
+
+    /// Says it at once, for what is known to take a while.
+    pub(crate) fn saying(text: impl Into<String>) -> Self {
+        let mut waiting = Self::new();
+        waiting.say_at_once(text.into());
+        waiting
     }
 
     pub(crate) fn say(&mut self, text: impl Into<String>) {
         let text = text.into();
-        if text == self.said {
-            return;
+        if text != self.said && self.clock.now().since(Time::ZERO) >= PATIENCE {
+            self.say_at_once(text);
         }
+    }
+
+    fn say_at_once(&mut self, text: String) {
         if io::stderr().is_terminal() {
+            self.bar.enable_steady_tick(TICK);
             self.bar.set_message(text.clone());
         } else {
             note(&text);
@@ -103,6 +123,32 @@ impl Waiting {
 }
 
 impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+/// Shows how far something of a known size is, on a terminal.
+#[derive(Debug)]
+pub(crate) struct Filling {
+    bar: ProgressBar,
+}
+
+impl Filling {
+    pub(crate) fn new(what: &'static str) -> Self {
+        let bar = ProgressBar::new(0).with_message(what);
+        let style = ProgressStyle::with_template("{msg} {bar:40} {binary_bytes} of {binary_total_bytes}, {eta} left");
+        bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+        Self { bar }
+    }
+
+    pub(crate) fn fill(&self, done: Bytes, total: Bytes) {
+        self.bar.set_length(total.0);
+        self.bar.set_position(done.0);
+    }
+}
+
+impl Drop for Filling {
     fn drop(&mut self) {
         self.bar.finish_and_clear();
     }
