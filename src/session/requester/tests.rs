@@ -126,8 +126,7 @@ fn feeds(effects: &[Effect]) -> Vec<&Feed> {
 }
 
 fn failure(effects: &[Effect]) -> Option<&GenerateFailure> {
-    let failure = |effect| if let Effect::Failed(failure) = effect { Some(failure) } else { None };
-    effects.iter().find_map(failure)
+    effects.iter().find_map(|effect| if let Effect::Failed(failure) = effect { Some(failure) } else { None })
 }
 
 fn closed(effects: &[Effect]) -> Vec<StreamId> {
