@@ -12,9 +12,11 @@ use brigade::os::Ending;
 use crate::harness::command;
 use crate::harness::wait_for;
 
+const QUESTION: &str = "Ben is at the market. Where is Ben?";
+
 /// The demo, with a folder of its own for temporary files.
-fn demo(temporary: &Path) -> Child {
-    let mut command = command(&["demo", "Ben is at the market. Where is Ben?"]);
+fn demo(temporary: &Path, prompt: &str) -> Child {
+    let mut command = command(&["demo", prompt]);
     command.env("TMPDIR", temporary).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
 }
 
@@ -33,7 +35,7 @@ fn processes(lines: &[String]) -> Vec<u32> {
 fn four_peers_answer_and_nothing_is_left() {
     let temporary = tempfile::tempdir().unwrap();
 
-    let output = demo(temporary.path()).wait_with_output().unwrap();
+    let output = demo(temporary.path(), QUESTION).wait_with_output().unwrap();
 
     let shown = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -50,7 +52,7 @@ fn four_peers_answer_and_nothing_is_left() {
 #[test]
 fn a_demo_that_is_interrupted_leaves_nothing() {
     let temporary = tempfile::tempdir().unwrap();
-    let mut demo = demo(temporary.path());
+    let mut demo = demo(temporary.path(), QUESTION);
     let mut lines = BufReader::new(demo.stdout.take().unwrap()).lines().map(Result::unwrap);
     let shown: Vec<String> = lines.by_ref().take(5).collect();
 
@@ -67,7 +69,7 @@ fn a_demo_that_is_interrupted_leaves_nothing() {
 #[test]
 fn a_demo_that_is_killed_takes_its_peers_along() {
     let temporary = tempfile::tempdir().unwrap();
-    let mut demo = demo(temporary.path());
+    let mut demo = demo(temporary.path(), QUESTION);
     let mut lines = BufReader::new(demo.stdout.take().unwrap()).lines().map(Result::unwrap);
     let peers = processes(&lines.by_ref().take(5).collect::<Vec<_>>());
 
@@ -77,5 +79,23 @@ fn a_demo_that_is_killed_takes_its_peers_along() {
     assert_eq!(peers.len(), 4);
     for peer in peers {
         wait_for("the peer's end", || (!os::is_running(peer)).then_some(()));
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn nobody_can_be_spared() {
+    for stage in 1..4 {
+        let temporary = tempfile::tempdir().unwrap();
+        let mut demo = demo(temporary.path(), "Tell me a story.");
+        let mut lines = BufReader::new(demo.stdout.take().unwrap()).lines().map(Result::unwrap);
+        // The title, four peers, a blank line and the question; the answer follows.
+        let shown: Vec<String> = lines.by_ref().take(7).collect();
+
+        os::end_process(processes(&shown)[stage], Ending::Killed).unwrap();
+
+        let rest: Vec<String> = lines.collect();
+        assert_eq!(demo.wait().unwrap().code(), Some(1), "stage {stage}: {rest:?}");
+        assert!(is_empty(temporary.path()));
     }
 }

@@ -3,7 +3,9 @@
 use std::process::Command;
 use std::process::Output;
 
+use crate::harness::Peer;
 use crate::harness::command;
+use crate::harness::wait_for;
 
 /// Gives the namespace one address that is not loopback, and multicast to itself; then becomes the test again.
 const NAMESPACE: &str = "ip link set lo up && ip link set lo multicast on && ip addr add 10.99.0.1/24 dev lo && \
@@ -34,8 +36,6 @@ fn peers_on_one_network_find_each_other_without_any_address() {
 }
 
 fn inside() {
-    use crate::harness::Peer;
-    use crate::harness::wait_for;
     let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let _first = Peer::up(one.path(), &["--model", "demo", "--units", "0..5"]);
     let second = Peer::up(two.path(), &["--model", "demo", "--units", "5..8", "--trust", "open"]);
