@@ -43,7 +43,7 @@ const QUESTION: &str = "Tom has the red ball. Tom goes to the garden. Anna is in
 const GENERATED: usize = 24;
 
 /// How far logits may be from candle's, relative to the largest. Sums in another order make some inputs of a product
-/// round to the neighbouring one of 8 bits, after which results differ by the noise of that rounding.
+/// round to the neighbouring one of 8 bits, after which results differ by the noise of that rounding; 1.6 % was measured.
 const TOLERANCE: f32 = 0.05;
 
 #[test]
