@@ -1,0 +1,315 @@
+//! What splitting costs: a chain of three local processes against one process that holds the whole model.
+//!
+//! Both networks consist of real processes of the release binary, started by `brigade testnet`, and stay up while they
+//! are asked in turn. `benches/README.md` says how to read the figures.
+//!
+//! ```text
+//! cargo bench --bench chain
+//! ```
+
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a bench prints what it measured")]
+
+use std::path::Path;
+use std::path::PathBuf;
+use std::process::Command;
+use std::process::Output;
+use std::process::Stdio;
+
+use anyhow::Context;
+use anyhow::bail;
+use anyhow::ensure;
+use brigade::shape::WeightFormat;
+use brigade::weights::fixture::RandomModel;
+use clap::Parser;
+use serde::Deserialize;
+
+/// The binary that is measured.
+const BRIGADE: &str = env!("CARGO_BIN_EXE_brigade");
+
+/// Stages of the chain.
+const STAGES: u16 = 3;
+
+/// Decoding that the chain should keep of the unsplit model's, at least.
+const AIM_DECODE: f64 = 0.95;
+
+/// Time to the first token that the chain may take, of the unsplit model's, at most.
+const AIM_FIRST: f64 = 2.0;
+
+/// Compares a chain of three local processes with one process that holds the whole model, on random weights.
+#[derive(Debug, Parser)]
+struct Options {
+    /// A model of a few megabytes, to see whether the bench works: its figures show the cost of the network alone.
+    #[arg(long)]
+    small: bool,
+    /// How often each of the two networks is asked, in turn.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..))]
+    pairs: u16,
+    /// Tokens to generate each time.
+    #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(2..=512))]
+    tokens: u32,
+    /// Tokens of the prompt.
+    #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=256))]
+    prompt: u16,
+    /// How the weights are stored.
+    #[arg(long, default_value_t = WeightFormat::Q4_0)]
+    format: WeightFormat,
+    /// Where the model and the peers' data are kept while it runs. By default the system's place for such files.
+    #[arg(long)]
+    dir: Option<PathBuf>,
+    /// What `cargo bench` passes, and `cargo test --benches` does not.
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+fn main() -> anyhow::Result<()> {
+    let options = Options::parse();
+    if !options.bench {
+        println!("nothing was measured: `cargo bench --bench chain` does");
+        return Ok(());
+    }
+    let folder = match &options.dir {
+        Some(dir) => tempfile::tempdir_in(dir),
+        None => tempfile::tempdir(),
+    };
+    let folder = folder.context("no folder for the model")?;
+    let shape = if options.small { small(options.format) } else { RandomModel::one_billion(options.format) };
+    let model = folder.path().join("random.gguf");
+    shape.write(&model).context("the model cannot be written")?;
+
+    print_setting(&shape, &model)?;
+    let units = shape.blocks + 2;
+    let whole = Network::up(&folder.path().join("whole"), &model, 1, units)?;
+    let chain = Network::up(&folder.path().join("chain"), &model, STAGES, units.div_ceil(STAGES))?;
+    let (whole, chain) = measure(&options, &whole, &chain)?;
+    print_figures(&whole, &chain);
+    if !options.small {
+        print_aims(&whole, &chain);
+    }
+    Ok(())
+}
+
+/// Asks both networks in turn, after once without measuring.
+fn measure(options: &Options, whole: &Network, chain: &Network) -> anyhow::Result<(Vec<Answer>, Vec<Answer>)> {
+    let expected = whole.ask(options)?;
+    ensure!(chain.ask(options)?.tokens == expected.tokens, "the chain's tokens differ from the unsplit model's");
+    let (mut by_whole, mut by_chain) = (Vec::new(), Vec::new());
+    for pair in 1..=options.pairs {
+        for (network, answers) in [(whole, &mut by_whole), (chain, &mut by_chain)] {
+            let answer = network.ask(options)?;
+            ensure!(answer.tokens == expected.tokens, "the tokens differ from those of the first answer");
+            answers.push(answer);
+        }
+        eprintln!("pair {pair} of {}", options.pairs);
+    }
+    Ok((by_whole, by_chain))
+}
+
+/// Nine units in a few megabytes.
+fn small(format: WeightFormat) -> RandomModel {
+    let sizes = RandomModel { blocks: 7, width: 256, heads: 8, kv_heads: 2, feed_forward: 768, ..RandomModel::tiny() };
+    RandomModel { vocab: 1024, context: 1024, tied: true, format, ..sizes }
+}
+
+/// Peers of this machine, one of which only asks. They are stopped when this is dropped.
+struct Network {
+    folder: PathBuf,
+    stages: u16,
+}
+
+impl Network {
+    /// Starts `stages` serving peers of at most `units` units each, and waits until they hold the whole model.
+    fn up(folder: &Path, model: &Path, stages: u16, units: u16) -> anyhow::Result<Self> {
+        let network = Self { folder: folder.to_owned(), stages };
+        eprintln!("if this is interrupted: {BRIGADE} testnet down --dir {}", folder.display());
+        let mut command = brigade();
+        command.args(["testnet", "up", "--threads", "1", "--wait", "900"]);
+        command.args(["--peers", &(stages + 1).to_string(), "--units-per-peer", &units.to_string()]);
+        command.arg("--model").arg(model).arg("--dir").arg(folder);
+        run(command)?;
+        Ok(network)
+    }
+
+    /// Asks through the peer that serves nothing.
+    fn ask(&self, options: &Options) -> anyhow::Result<Answer> {
+        let mut command = brigade();
+        command.arg("--data-dir").arg(self.folder.join("peer-0"));
+        command.args(["ask", "--raw", "--json", "--temperature", "0", "--max-tokens", &options.tokens.to_string()]);
+        // One token a byte in the vocabulary of random models.
+        command.arg("a".repeat(options.prompt.into()));
+        let answer: Answer =
+            serde_json::from_slice(&run(command)?.stdout).context("the answer is not as documented")?;
+        ensure!(answer.usage.completion_tokens == options.tokens, "the answer ended early: {}", answer.finish_reason);
+        ensure!(answer.chain.len() == usize::from(self.stages), "{} stages answered", answer.chain.len());
+        Ok(answer)
+    }
+}
+
+impl Drop for Network {
+    fn drop(&mut self) {
+        if !self.folder.exists() {
+            return;
+        }
+        let mut command = brigade();
+        command.args(["testnet", "down", "--dir"]).arg(&self.folder);
+        if let Err(error) = run(command) {
+            eprintln!("{error:#}");
+        }
+    }
+}
+
+/// The binary without the settings of this machine's own peer.
+fn brigade() -> Command {
+    let mut command = Command::new(BRIGADE);
+    command.stdin(Stdio::null());
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("BRIGADE_") {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
+fn run(mut command: Command) -> anyhow::Result<Output> {
+    let output = command.output().context("brigade cannot be started")?;
+    if !output.status.success() {
+        bail!("{command:?}: {}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim_end());
+    }
+    Ok(output)
+}
+
+/// What `ask --json` prints, as far as it is looked at.
+#[derive(Debug, Deserialize)]
+struct Answer {
+    tokens: Vec<u32>,
+    finish_reason: String,
+    usage: Usage,
+    chain: Vec<Stage>,
+    timings: Timings,
+}
+
+#[derive(Debug, Deserialize)]
+struct Usage {
+    completion_tokens: u32,
+}
+
+#[derive(Debug, Deserialize)]
+struct Stage {
+    busy_micros: Option<u64>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Timings {
+    lease_micros: u64,
+    first_token_micros: u64,
+    decode_micros: u64,
+}
+
+impl Answer {
+    fn decode_per_second(&self) -> f64 {
+        f64::from(self.usage.completion_tokens - 1) / (self.timings.decode_micros.max(1) as f64 / 1e6)
+    }
+
+    fn first_token(&self) -> f64 {
+        millis(self.timings.first_token_micros)
+    }
+
+    fn lease(&self) -> f64 {
+        millis(self.timings.lease_micros)
+    }
+
+    /// From the submission to the last token.
+    fn total(&self) -> f64 {
+        millis(self.timings.first_token_micros + self.timings.decode_micros)
+    }
+
+    /// In all stages' engines together, if all reported.
+    fn engines(&self) -> f64 {
+        let busy: Option<u64> = self.chain.iter().map(|stage| stage.busy_micros).sum();
+        busy.map_or(f64::NAN, millis)
+    }
+}
+
+fn millis(micros: u64) -> f64 {
+    micros as f64 / 1e3
+}
+
+fn print_setting(shape: &RandomModel, model: &Path) -> anyhow::Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
+    let build = if cfg!(debug_assertions) { ", DEBUG BUILD" } else { "" };
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let RandomModel { blocks, width, feed_forward, vocab, format, .. } = shape;
+    println!("command  cargo bench --bench chain -- {}", arguments.join(" "));
+    println!("machine  {}, {cores} threads, {}{build}", processor(), std::env::consts::OS);
+    println!(
+        "model    random weights, {blocks} blocks, width {width}, feed-forward {feed_forward}, vocabulary {vocab}, \
+         {format}, {} MB",
+        std::fs::metadata(model)?.len() / 1_000_000
+    );
+    println!("peers    one engine thread each\n");
+    Ok(())
+}
+
+/// The processor's name where the system says it, else its architecture.
+fn processor() -> String {
+    let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let name = text.lines().find(|line| line.starts_with("model name")).and_then(|line| line.split_once(": "));
+    name.map_or(std::env::consts::ARCH, |(_, name)| name).to_owned()
+}
+
+/// What is read off an answer.
+type Figure = fn(&Answer) -> f64;
+
+fn print_figures(whole: &[Answer], chain: &[Answer]) {
+    println!("{:<26}{:>28}{:>28}{:>26}", "median (least … most)", "unsplit", "chain of 3", "chain / unsplit by pair");
+    let rows: [(&str, Figure); 5] = [
+        ("decode, tokens/s", Answer::decode_per_second),
+        ("first token, ms", Answer::first_token),
+        ("of which leasing, ms", Answer::lease),
+        ("whole answer, ms", Answer::total),
+        ("of which in engines, ms", Answer::engines),
+    ];
+    for (name, figure) in rows {
+        let [whole_shown, chain_shown] = [whole, chain].map(|answers| spread(answers.iter().map(figure), 1));
+        let ratio = spread(ratios(whole, chain, figure), 3);
+        println!("{name:<26}{whole_shown:>28}{chain_shown:>28}{ratio:>26}");
+    }
+}
+
+fn print_aims(whole: &[Answer], chain: &[Answer]) {
+    let decode = median(ratios(whole, chain, Answer::decode_per_second));
+    let first = median(ratios(whole, chain, Answer::first_token));
+    println!();
+    println!("aim: keeps {AIM_DECODE:.2} of the decoding: {decode:.3}, {}", verdict(decode >= AIM_DECODE));
+    println!("aim: first token within {AIM_FIRST:.1} times: {first:.3}, {}", verdict(first <= AIM_FIRST));
+}
+
+fn verdict(met: bool) -> &'static str {
+    if met { "met" } else { "missed" }
+}
+
+/// The chain's figure relative to the unsplit model's, for each pair.
+fn ratios(whole: &[Answer], chain: &[Answer], figure: Figure) -> impl Iterator<Item = f64> {
+    chain.iter().zip(whole).map(move |(chain, whole)| figure(chain) / figure(whole))
+}
+
+fn spread(values: impl Iterator<Item = f64>, decimals: usize) -> String {
+    let sorted = sorted(values);
+    let middle = median(sorted.iter().copied());
+    let (least, most) = (sorted.first().copied().unwrap_or(f64::NAN), sorted.last().copied().unwrap_or(f64::NAN));
+    format!("{middle:.decimals$} ({least:.decimals$} … {most:.decimals$})")
+}
+
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let sorted = sorted(values);
+    match sorted.len() {
+        0 => f64::NAN,
+        count if count.is_multiple_of(2) => f64::midpoint(sorted[count / 2 - 1], sorted[count / 2]),
+        count => sorted[count / 2],
+    }
+}
+
+fn sorted(values: impl Iterator<Item = f64>) -> Vec<f64> {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values
+}

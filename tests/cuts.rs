@@ -1,0 +1,285 @@
+//! A model cut into stages equals the unsplit model: the demo model at every cut into two and into three, and every
+//! weight format on random weights. The demo model's bytes are compared with candle's `quantized_llama` as well.
+//!
+//! Nothing here depends on what the demo model says, so that it can be trained again. Rope scaling is compared with
+//! candle's `llama` in `src/engine/tests.rs`, where also chunks, threads and interleaved sessions are.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
+use std::io::Cursor;
+
+use brigade::amounts::Position;
+use brigade::demo;
+use brigade::engine::payload::from_payload;
+use brigade::engine::payload::to_payload;
+use brigade::engine::source::TensorData;
+use brigade::engine::source::TensorSource;
+use brigade::engine::stage::SessionState;
+use brigade::engine::stage::StageInput;
+use brigade::engine::stage::StageModel;
+use brigade::engine::stage::StageOutput;
+use brigade::engine::stage::WantLogits;
+use brigade::ids::Token;
+use brigade::shape::ModelShape;
+use brigade::shape::WeightFormat;
+use brigade::shape::WireDtype;
+use brigade::units::UnitRange;
+use brigade::weights::chat::AddGenerationPrompt;
+use brigade::weights::chat::ChatTemplate;
+use brigade::weights::chat::Message;
+use brigade::weights::fixture::RandomModel;
+use brigade::weights::gguf::GgufFile;
+use brigade::weights::llama;
+use brigade::weights::tokenizer::Tokenizer;
+use brigade::weights::vocabulary::read_vocabulary;
+use candle_core::Device;
+use candle_core::Tensor;
+use candle_core::quantized::gguf_file::Content;
+use candle_transformers::models::quantized_llama::ModelWeights;
+
+const QUESTION: &str = "Tom has the red ball. Tom goes to the garden. Anna is in the kitchen. Where is the red ball?";
+
+/// Tokens generated after the prompt. What ends a generation is not looked at.
+const GENERATED: usize = 24;
+
+/// How far logits may be from candle's, relative to the largest. Sums in another order make some inputs of a product
+/// round to the neighbouring one of 8 bits, after which results differ by the noise of that rounding; 1.6 % was measured.
+const TOLERANCE: f32 = 0.05;
+
+#[test]
+fn every_cut_of_the_demo_model_generates_the_unsplit_models_tokens() {
+    let model = Model::demo();
+    let prompt = model.prompt();
+    let expected = greedy(&mut model.chain(&[]), &[&prompt]);
+
+    for cuts in cuts(model.shape.units()) {
+        let chunks: Vec<&[Token]> = prompt.chunks(16).collect();
+        assert_eq!(greedy(&mut model.chain(&cuts), &chunks), expected, "cut at {cuts:?}");
+    }
+}
+
+#[test]
+fn every_cut_of_the_demo_model_passes_on_the_unsplit_models_hidden_states_bit_for_bit() {
+    let model = Model::demo();
+    let prompt = model.prompt();
+    let generated = greedy(&mut model.chain(&[]), &[&prompt]);
+    let steps: Vec<&[Token]> = std::iter::once(prompt.as_slice()).chain(generated.chunks(1)).take(5).collect();
+    let expected = model.bits_by_unit(&steps);
+
+    for cuts in cuts(model.shape.units()) {
+        assert_eq!(model.chain(&cuts).bits(&steps), at(&expected, &cuts), "cut at {cuts:?}");
+    }
+}
+
+#[test]
+fn every_cut_equals_the_unsplit_model_bit_for_bit_in_every_weight_format() {
+    let prompt: Vec<Token> = [0, 17, 90, 4, 4, 61, 8, 250].map(Token).to_vec();
+    for (&format, tied) in WeightFormat::ALL.iter().zip([false, true].into_iter().cycle()) {
+        // Widths in whole blocks of every format, so that no matrix falls back to F32.
+        let random = RandomModel { width: 256, feed_forward: 512, format, tied, ..RandomModel::tiny() };
+        let model = Model::of(GgufFile::from_bytes(random.bytes()).unwrap());
+        let steps = [prompt.as_slice(), &[Token(3)], &[Token(299)]];
+        let expected = model.bits_by_unit(&steps);
+
+        for cuts in cuts(model.shape.units()) {
+            assert_eq!(model.chain(&cuts).bits(&steps), at(&expected, &cuts), "{format} cut at {cuts:?}");
+        }
+    }
+}
+
+#[test]
+fn the_demo_models_logits_agree_with_candle_transformers() {
+    let model = Model::demo();
+    let prompt = model.prompt();
+    let mut ours = model.chain(&[]);
+    let mut theirs = Reference::demo();
+    let mut next = prompt;
+    let mut decided = 0;
+    for step in 0..GENERATED {
+        let logits = ours.logits(&next);
+        let reference = theirs.logits(&next);
+
+        let allowed = TOLERANCE * reference.iter().fold(0.0_f32, |largest, value| largest.max(value.abs()));
+        let difference = logits.iter().zip(&reference).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(difference <= allowed, "step {step}: {difference} of {allowed}");
+        let token = argmax(&logits);
+        if lead(&reference) > 2.0 * allowed {
+            assert_eq!(token, argmax(&reference), "step {step}");
+            decided += 1;
+        }
+        next = vec![token];
+    }
+    assert!(decided > 0, "no step was decided by more than the tolerance");
+}
+
+/// Every way to cut `units` units into two and into three.
+fn cuts(units: u16) -> Vec<Vec<u16>> {
+    let twos = (1..units).map(|cut| vec![cut]);
+    let threes = (1..units).flat_map(|first| (first + 1..units).map(move |second| vec![first, second]));
+    twos.chain(threes).collect()
+}
+
+/// What leaves each stage in each step, as bits: hidden states, or logits after the last.
+type Bits = Vec<Vec<u32>>;
+
+/// What a chain cut at `cuts` should pass on, of what enters every unit and leaves the last.
+fn at(by_unit: &[Bits], cuts: &[u16]) -> Vec<Bits> {
+    let end = by_unit.len() as u16;
+    cuts.iter().copied().chain([end]).map(|cut| by_unit[usize::from(cut) - 1].clone()).collect()
+}
+
+/// A model in a file.
+struct Model {
+    file: GgufFile,
+    shape: ModelShape,
+}
+
+impl TensorSource for Model {
+    fn tensor(&self, name: &str) -> Option<TensorData<'_>> {
+        let view = self.file.tensor(name)?;
+        Some(TensorData { format: view.format, dimensions: view.dimensions.to_vec(), bytes: view.bytes })
+    }
+}
+
+impl Model {
+    fn of(file: GgufFile) -> Self {
+        let shape = llama::shape(&file).unwrap();
+        Self { file, shape }
+    }
+
+    fn demo() -> Self {
+        Self::of(GgufFile::from_static(demo::MODEL).unwrap())
+    }
+
+    /// The question in the model's own chat template.
+    fn prompt(&self) -> Vec<Token> {
+        let tokenizer = Tokenizer::new(read_vocabulary(&self.file).unwrap()).unwrap();
+        let template = ChatTemplate::of(tokenizer.vocabulary()).unwrap();
+        let question = Message { role: "user".to_owned(), content: QUESTION.to_owned() };
+        let rendered = template.render(&tokenizer, &[question], AddGenerationPrompt::Yes, None).unwrap();
+        rendered.tokens(&tokenizer)
+    }
+
+    /// Stages that hold no more than their units, with one session.
+    fn chain(&self, cuts: &[u16]) -> Chain {
+        let starts = [0].iter().chain(cuts);
+        let ends = cuts.iter().copied().chain([self.shape.units()]);
+        let stages = starts.zip(ends).map(|(start, end)| {
+            let range = UnitRange::new(*start, end).unwrap();
+            let stage = StageModel::load(self.shape, range, self, &mut |_| {}).unwrap();
+            let session = stage.open(range, Position(self.shape.context), &[]).unwrap();
+            (stage, session)
+        });
+        Chain { stages: stages.collect() }
+    }
+
+    /// What leaves each unit of the unsplit model in each step: hidden states, after the last unit logits.
+    fn bits_by_unit(&self, steps: &[&[Token]]) -> Vec<Bits> {
+        let whole = UnitRange::whole(self.shape.units()).unwrap();
+        let stage = StageModel::load(self.shape, whole, self, &mut |_| {}).unwrap();
+        let up_to = |end: u16| {
+            let range = UnitRange::new(0, end).unwrap();
+            let mut session = stage.open(range, Position(self.shape.context), &[]).unwrap();
+            let step = |tokens: &&[Token]| bits(&through(&stage, &mut session, StageInput::Tokens(tokens)));
+            steps.iter().map(step).collect()
+        };
+        (1..=self.shape.units()).map(up_to).collect()
+    }
+}
+
+/// Stages one after another.
+struct Chain {
+    stages: Vec<(StageModel, SessionState)>,
+}
+
+impl Chain {
+    /// What leaves each stage.
+    fn step(&mut self, tokens: &[Token]) -> Vec<Vec<f32>> {
+        let mut left: Vec<Vec<f32>> = Vec::new();
+        for (stage, session) in &mut self.stages {
+            let output = match left.last() {
+                None => through(stage, session, StageInput::Tokens(tokens)),
+                Some(hidden) => {
+                    let arrived = from_payload(&to_payload(hidden, WireDtype::F32), WireDtype::F32).unwrap();
+                    through(stage, session, StageInput::Hidden(&arrived))
+                }
+            };
+            left.push(output);
+        }
+        left
+    }
+
+    fn logits(&mut self, tokens: &[Token]) -> Vec<f32> {
+        self.step(tokens).pop().unwrap()
+    }
+
+    /// What leaves each stage in each step.
+    fn bits(&mut self, steps: &[&[Token]]) -> Vec<Bits> {
+        let mut by_stage = vec![Vec::new(); self.stages.len()];
+        for tokens in steps {
+            for (stage, left) in by_stage.iter_mut().zip(self.step(tokens)) {
+                stage.push(bits(&left));
+            }
+        }
+        by_stage
+    }
+}
+
+/// Feeds what follows, and gives back hidden states or logits.
+fn through(stage: &StageModel, session: &mut SessionState, input: StageInput<'_>) -> Vec<f32> {
+    let first = session.length();
+    match stage.forward(session, input, first, WantLogits::LastRow).unwrap() {
+        StageOutput::Hidden(values) | StageOutput::Logits(values) => values,
+        StageOutput::Nothing => panic!("logits were wanted"),
+    }
+}
+
+/// The tokens that follow the prompt, each the most probable one.
+fn greedy(chain: &mut Chain, prompt: &[&[Token]]) -> Vec<Token> {
+    let logits = prompt.iter().map(|chunk| chain.logits(chunk)).last().unwrap();
+    let mut generated = vec![argmax(&logits)];
+    while generated.len() < GENERATED {
+        let next = chain.logits(&generated[generated.len() - 1..]);
+        generated.push(argmax(&next));
+    }
+    generated
+}
+
+/// The first of the largest.
+fn argmax(logits: &[f32]) -> Token {
+    let best = logits.iter().enumerate().rev().max_by(|(_, a), (_, b)| a.total_cmp(b)).unwrap();
+    Token(best.0 as u32)
+}
+
+/// How far the largest is before the second.
+fn lead(logits: &[f32]) -> f32 {
+    let mut sorted = logits.to_vec();
+    sorted.sort_by(|a, b| b.total_cmp(a));
+    sorted[0] - sorted[1]
+}
+
+fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|value| value.to_bits()).collect()
+}
+
+/// candle's own model of the same bytes.
+struct Reference {
+    model: ModelWeights,
+    length: usize,
+}
+
+impl Reference {
+    fn demo() -> Self {
+        let mut file = Cursor::new(demo::MODEL);
+        let content = Content::read(&mut file).unwrap();
+        Self { model: ModelWeights::from_gguf(content, &mut file, &Device::Cpu).unwrap(), length: 0 }
+    }
+
+    fn logits(&mut self, tokens: &[Token]) -> Vec<f32> {
+        let ids: Vec<u32> = tokens.iter().map(|token| token.0).collect();
+        let input = Tensor::new(ids.as_slice(), &Device::Cpu).unwrap().unsqueeze(0).unwrap();
+        let logits = self.model.forward(&input, self.length).unwrap();
+        self.length += tokens.len();
+        logits.squeeze(0).unwrap().to_vec1().unwrap()
+    }
+}
