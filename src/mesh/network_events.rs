@@ -78,7 +78,16 @@ impl Task {
             }
             BehaviourEvent::Kad(kad::Event::OutboundQueryProgressed { id, result, step, .. }) => match result {
                 kad::QueryResult::GetProviders(result) => self.on_search(id, result, step.last),
-                kad::QueryResult::GetClosestPeers(Ok(found)) => self.on_found(found.peers),
+                kad::QueryResult::GetClosestPeers(found) => {
+                    let peers = match found {
+                        Ok(found) => found.peers,
+                        Err(kad::GetClosestPeersError::Timeout { peers, .. }) => peers,
+                    };
+                    self.on_found(peers);
+                    if step.last {
+                        self.on_looked_up(id);
+                    }
+                }
                 _ => {}
             },
             BehaviourEvent::Mdns(mdns::Event::Discovered(found)) => self.on_discovered(found),

@@ -106,6 +106,8 @@ pub(super) struct Task {
     pub(super) dialling: BTreeMap<ConnectionId, Dialling>,
     waiting: BTreeMap<PeerId, Waiting>,
     pub(super) searches: HashMap<QueryId, Search>,
+    /// Walks through the DHT for the addresses of peers that streams wait for.
+    lookups: HashMap<QueryId, PeerId>,
     strangers: BTreeMap<PeerId, u64>,
     parting: BTreeMap<PeerId, u64>,
     pub(super) confirmed: BTreeSet<Multiaddr>,
@@ -156,6 +158,7 @@ impl Task {
             dialling: BTreeMap::new(),
             waiting: BTreeMap::new(),
             searches: HashMap::new(),
+            lookups: HashMap::new(),
             strangers: BTreeMap::new(),
             parting: BTreeMap::new(),
             confirmed: BTreeSet::new(),
@@ -312,6 +315,9 @@ impl Task {
     pub(super) fn on_dial_failed(&mut self, peer: PeerId, error: libp2p::swarm::DialError) {
         self.dialer.on_failed(&peer, self.tick);
         let unknown = matches!(error, libp2p::swarm::DialError::NoAddresses);
+        if unknown && self.waiting.contains_key(&peer) && self.look_up(peer) {
+            return;
+        }
         let error = match identity::peer_key(&peer) {
             Some(peer) if unknown => DialError::NoAddress { peer },
             _ => dial_error(error, self.private),
@@ -320,6 +326,35 @@ impl Task {
         for (_, reply) in self.waiting.remove(&peer).unwrap_or_default() {
             // A caller that has gone away needs no answer.
             let _ = reply.send(Err(error.clone().into()));
+        }
+    }
+
+    /// Asks the DHT for the addresses of a peer that streams wait for. False if there is nobody to ask.
+    fn look_up(&mut self, peer: PeerId) -> bool {
+        if self.neighbours.members().next().is_none() {
+            return false;
+        }
+        if !self.lookups.values().any(|wanted| *wanted == peer) {
+            let query = self.swarm.behaviour_mut().kad.get_closest_peers(peer);
+            self.lookups.insert(query, peer);
+        }
+        true
+    }
+
+    /// A walk through the DHT has ended. What it found is known to the dialer.
+    pub(super) fn on_looked_up(&mut self, query: QueryId) {
+        let Some(peer) = self.lookups.remove(&query) else { return };
+        match self.dialer.addresses(&peer) {
+            known if known.is_empty() => self.fail_waiting(peer, |key| DialError::NoAddress { peer: key }),
+            known => self.dial_peer(peer, known),
+        }
+    }
+
+    fn fail_waiting(&mut self, peer: PeerId, error: impl Fn(PeerKey) -> DialError) {
+        let Some(key) = identity::peer_key(&peer) else { return };
+        for (_, reply) in self.waiting.remove(&peer).unwrap_or_default() {
+            // A caller that has gone away needs no answer.
+            let _ = reply.send(Err(error(key).into()));
         }
     }
 

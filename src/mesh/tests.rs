@@ -112,6 +112,21 @@ async fn three_peers_know_each_other_from_one_address() {
 }
 
 #[tokio::test]
+async fn a_peer_that_only_a_neighbour_knows_is_reached_at_the_first_try() {
+    let mut hub = Peer::start(1, |_| {}).await;
+    let address = hub.address.clone();
+    let mut second = Peer::start(2, |config| config.join = vec![address.clone()]).await;
+    let third = Peer::start(3, |config| config.join = vec![address]).await;
+    hub.until_up(second.key()).await;
+    hub.until_up(third.key()).await;
+    second.until_up(hub.key()).await;
+
+    let opened = second.mesh.open_control(third.key()).await;
+
+    assert!(opened.is_ok(), "{opened:?}");
+}
+
+#[tokio::test]
 async fn peers_that_join_over_loopback_learn_addresses_that_others_can_reach() {
     let everywhere = |config: &mut MeshConfig| config.listen = vec!["/ip4/0.0.0.0/tcp/0".to_owned()];
     let first = Peer::start(1, everywhere).await;
