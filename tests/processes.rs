@@ -73,6 +73,14 @@ fn names(words: &str, peer: &str) -> bool {
     words.contains(peer.get(..8).unwrap())
 }
 
+/// Waits until each of `peers` has a connection to each other one.
+fn wait_until_all_are_connected(peers: &[&Peer]) {
+    let keys: BTreeSet<String> = peers.iter().map(|peer| peer.key.clone()).collect();
+    for peer in peers {
+        wait_for("the peers find each other", || keys.is_subset(&peer.home.connected()).then_some(()));
+    }
+}
+
 #[test]
 fn an_answer_is_the_same_however_many_peers_share_the_model() {
     let one = answer_of_one(demo::NAME, "40");
@@ -142,12 +150,9 @@ fn peers_that_know_one_address_answer_alike_and_keep_books_that_agree_also_after
         [first, second, third]
     };
     let peers = start();
-    let keys: BTreeSet<String> = peers.iter().map(|peer| peer.key.clone()).collect();
 
-    for peer in &peers {
-        wait_for("the peers find each other", || (peer.home.connected() == keys).then_some(()));
-        peer.home.wait_until_covered();
-    }
+    wait_until_all_are_connected(&peers.each_ref());
+    peers.iter().for_each(|peer| peer.home.wait_until_covered());
     let answers = peers.each_ref().map(|peer| peer.home.ask(STORY, "20"));
 
     for answer in &answers {
@@ -196,7 +201,11 @@ fn a_stage_that_is_killed_in_mid_answer_is_named_at_once_and_its_return_heals_th
     };
     let ranges = ["0..3", "3..6", "6..8"];
     let mut stages = ranges.map(stage);
-    requester.home.wait_until_covered();
+    let settled = |[driver, middle, tail]: &[Peer; 3]| {
+        wait_until_all_are_connected(&[&requester, driver, middle, tail]);
+        requester.home.wait_until_covered();
+    };
+    settled(&stages);
     let whole = requester.home.ask(STORY, "8");
     assert_eq!(units(&whole), ranges);
 
@@ -230,7 +239,7 @@ fn a_stage_that_is_killed_in_mid_answer_is_named_at_once_and_its_return_heals_th
         let refused = requester.home.run(&["ask", "--raw", "--max-tokens", "8", STORY]).failure();
         assert!(refused.contains(range), "{refused}");
         stages[lost] = stage(range);
-        requester.home.wait_until_covered();
+        settled(&stages);
         assert_eq!(requester.home.ask(STORY, "8")["tokens"], whole["tokens"]);
     }
 }
@@ -277,10 +286,10 @@ fn find_by_multicast() {
         Peer::spawn(home, command)
     };
     let peers = [up("a"), up("b")];
-    let keys: BTreeSet<String> = peers.iter().map(|peer| peer.key.clone()).collect();
+
+    wait_until_all_are_connected(&peers.each_ref());
 
     for peer in &peers {
-        wait_for("the peers find each other", || (peer.home.connected() == keys).then_some(()));
         assert_eq!(peer.home.json(&["status", "--json"])["network"], "local");
     }
 }
@@ -331,7 +340,7 @@ fn what_cannot_work_is_refused_in_words() {
         (&["--mdns", "maybe"], "maybe"),
         (&["--trust", "everybody"], "everybody"),
         (&["--no-such-flag"], "--no-such-flag"),
-        (&["--join", "nowhere"], "nowhere"),
+        (&["--join", "/nowhere"], "/nowhere"),
         (&["--network", "a b"], "network"),
         (&["--invite", cut_invite], "invite"),
         (&["--invite", "open sesame"], "invite"),
@@ -342,7 +351,7 @@ fn what_cannot_work_is_refused_in_words() {
         let root = tempfile::tempdir_in(folder.path()).unwrap();
         let home = Home(root.path().to_owned());
 
-        let said = home.run(&[&["up", "--api", "127.0.0.1:0", "--mdns", "off"], *args].concat()).failure();
+        let said = home.run(&[&["up", "--api", "127.0.0.1:0"], *args].concat()).failure();
 
         assert!(said.contains(words), "{args:?}: {said}");
         assert!(home.run_file().is_none(), "{args:?}");
