@@ -225,6 +225,7 @@ fn a_stage_that_is_killed_in_mid_answer_is_named_at_once_and_its_return_heals_th
         let events: Vec<String> = events.collect();
         let both_reported = clock.now().since(killed);
 
+        println!("units {range} killed: ask ended after {reported}, the API's stream after {both_reported}");
         assert!(both_reported <= REPORTED_WITHIN, "units {range}: ask after {reported}, API after {both_reported}");
         let words = ended.failure();
         assert!(names(&words, &stages[lost].key), "{words}");
@@ -385,36 +386,37 @@ fn demo_in(folder: &Path) -> Command {
     command
 }
 
-/// The processes that the demo names, stages only.
-fn stages_of(demo: &mut Running) -> Vec<u32> {
-    let mut pids = Vec::new();
+/// The processes that the demo names, stages only, each with the beginning of its key.
+fn stages_of(demo: &mut Running) -> Vec<(u32, String)> {
+    let mut stages = Vec::new();
     loop {
         let line = demo.line();
         if line.starts_with("> ") {
-            return pids;
+            return stages;
         }
-        let process = line.split("process ").nth(1).and_then(|rest| rest.split_whitespace().next());
-        if let Some(pid) = process.filter(|_| line.contains("holds units")) {
-            pids.push(pid.parse().unwrap());
+        if let ["peer", _, key, "process", process, "holds", "units", ..] =
+            line.split_whitespace().collect::<Vec<_>>()[..]
+        {
+            stages.push((process.parse().unwrap(), key.to_owned()));
         }
     }
 }
 
-fn is_clean(folder: &Path, pids: &[u32]) {
+fn assert_clean(folder: &Path, stages: &[(u32, String)]) {
     assert_eq!(std::fs::read_dir(folder).unwrap().count(), 0, "the demo leaves no files");
-    assert!(!pids.iter().any(|pid| os::is_running(*pid)), "the demo leaves no processes");
+    assert!(!stages.iter().any(|(process, _)| os::is_running(*process)), "the demo leaves no processes");
 }
 
 #[test]
 fn the_demo_shows_who_did_what_and_cleans_up() {
     let folder = folder();
     let mut demo = Running::start(demo_in(folder.path()));
-    let pids = stages_of(&mut demo);
+    let stages = stages_of(&mut demo);
 
     let out = demo.end().success();
 
-    assert_eq!(pids.len(), 3);
-    is_clean(folder.path(), &pids);
+    assert_eq!(stages.len(), 3);
+    assert_clean(folder.path(), &stages);
     let rows: Vec<Vec<&str>> = out
         .lines()
         .filter(|line| line.starts_with("peer ") && line.ends_with(" MFLOP"))
@@ -434,12 +436,13 @@ fn without_any_one_of_its_stages_the_demo_has_no_answer() {
     for lost in 0..3 {
         let folder = folder();
         let mut demo = Running::start(demo_in(folder.path()));
-        let pids = stages_of(&mut demo);
+        let stages = stages_of(&mut demo);
 
-        os::end_process(pids[lost], Ending::Killed).unwrap();
+        let (process, key) = &stages[lost];
+        os::end_process(*process, Ending::Killed).unwrap();
         let said = demo.end().failure();
 
-        assert!(said.contains("error: "), "{said}");
-        is_clean(folder.path(), &pids);
+        assert!(said.contains("units "), "peer {key} was killed: {said}");
+        assert_clean(folder.path(), &stages);
     }
 }
