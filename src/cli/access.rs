@@ -1,23 +1,20 @@
 //! How a command reaches the mesh: through the peer that runs on the data directory, or as a passing peer of its own.
 
 use std::path::Path;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::bail;
 use clap::Args;
 
-use crate::api::internal::ImportBody;
 use crate::cli::client;
 use crate::cli::client::Client;
 use crate::cli::house::House;
+use crate::cli::import;
 use crate::cli::output::Waiting;
 use crate::cli::up::LOOK_AGAIN;
 use crate::config::datadir::DataDir;
 use crate::config::settings::Settings;
-use crate::config::settings::Switch;
 use crate::config::settings::TrustSetting;
-use crate::daemon::views::ImportedView;
 use crate::daemon::views::ModelView;
 use crate::daemon::views::StatusView;
 
@@ -82,39 +79,17 @@ impl Access {
         Ok(Self { client: house.client(), passing: Some(Passing { house, _folder: folder }), wait })
     }
 
-    /// The peer that runs on `root`, or a passing one that meets nobody and serves nothing.
-    pub(crate) async fn alone(root: &Path) -> anyhow::Result<Self> {
-        if let Some(found) = client::find(root).await? {
-            return Ok(Self { client: found, passing: None, wait: Duration::ZERO });
-        }
-        let settings = Settings {
-            no_serve: true,
-            listen: vec!["127.0.0.1:0".to_owned()],
-            mdns: Some(Switch::Off),
-            api: Some("127.0.0.1:0".to_owned()),
-            ..Settings::default()
-        };
-        let house = House::start(root, settings).await?;
-        Ok(Self { client: house.client(), passing: Some(Passing { house, _folder: None }), wait: Duration::ZERO })
-    }
-
     /// The name to ask `model` by, once the mesh serves all of it. A running peer is asked at once: it says itself what
     /// is missing.
     pub(crate) async fn ready(&self, model: Option<&str>) -> anyhow::Result<Option<String>> {
         let name = match model.filter(|model| is_file(model)) {
-            Some(file) => Some(self.import(Path::new(file)).await?.id),
+            Some(file) => Some(import::through(&self.client, Path::new(file)).await?.id),
             None => model.map(str::to_owned),
         };
         if self.passing.is_some() {
             self.wait_for_cover(name.as_deref()).await?;
         }
         Ok(name)
-    }
-
-    /// Imports a file into the peer's catalogue.
-    pub(crate) async fn import(&self, file: &Path) -> anyhow::Result<ImportedView> {
-        let path: PathBuf = std::path::absolute(file)?;
-        Ok(self.client.post("import", &ImportBody { path }).await?)
     }
 
     /// Ends the passing peer, if there is one.

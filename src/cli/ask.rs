@@ -18,6 +18,7 @@ use crate::cli::Interrupted;
 use crate::cli::access::Access;
 use crate::cli::access::ReachArgs;
 use crate::cli::client::Client;
+use crate::cli::client::Events;
 use crate::cli::output;
 use crate::cli::privacy;
 use crate::config::settings::TrustSetting;
@@ -170,13 +171,9 @@ async fn ask_through(access: &Access, args: &AskArgs, prompt: PromptBody, text: 
     let model = access.ready(args.generate.model.as_deref()).await?;
     let body = args.generate.body(model, prompt);
     let show = if args.json { Show::Nothing } else { Show::Pieces };
-    if args.raw && !args.json {
-        output::piece(text)?;
-    }
-    let answered = answer(&access.client, &body, show).await;
+    let before = if args.raw { text } else { "" };
+    let answered = answer(&access.client, &body, show, before).await;
     if !args.json {
-        // Also before an error: whatever was shown of the answer ends its line.
-        output::line("")?;
         return answered.map(|_| ());
     }
     let Answered { text, tokens, summary } = answered?;
@@ -195,9 +192,20 @@ async fn ask_through(access: &Access, args: &AskArgs, prompt: PromptBody, text: 
     })
 }
 
-/// Asks, and gives back the answer once it is complete.
-pub(crate) async fn answer(client: &Client, body: &GenerateBody, show: Show) -> anyhow::Result<Answered> {
+/// Asks, and gives back the answer once it is complete. `before` is shown in front of it.
+pub(crate) async fn answer(client: &Client, body: &GenerateBody, show: Show, before: &str) -> anyhow::Result<Answered> {
     let mut events = client.generate(body).await?;
+    if show == Show::Nothing {
+        return follow(&mut events, show).await;
+    }
+    output::piece(before)?;
+    let answered = follow(&mut events, show).await;
+    // Also before an error: whatever was shown of the answer ends its line.
+    output::line("")?;
+    answered
+}
+
+async fn follow(events: &mut Events, show: Show) -> anyhow::Result<Answered> {
     let (mut text, mut tokens) = (String::new(), Vec::new());
     loop {
         match events.next().await? {
@@ -260,10 +268,9 @@ async fn reply(
 ) -> anyhow::Result<()> {
     let body = args.body(model, PromptBody::Chat(messages.clone()));
     let answered = tokio::select! {
-        answered = answer(&access.client, &body, Show::Pieces) => answered,
+        answered = answer(&access.client, &body, Show::Pieces, "") => answered,
         asked = os::shutdown_requested() => asked.map_err(Into::into).and(Err(Interrupted.into())),
     };
-    output::line("")?;
     match answered {
         Ok(answered) => messages.push(MessageBody { role: "assistant".to_owned(), content: answered.text }),
         Err(error) => {

@@ -69,11 +69,9 @@ pub(crate) fn bench(args: &BenchArgs) -> anyhow::Result<()> {
     if positions == 0 || positions > shape.context {
         bail!("--prefill and --decode must make 1 to {} tokens, the model's context; got {positions}", shape.context);
     }
-    let mut waiting = Waiting::new();
-    waiting.say(format!("loading units {range}"));
+    let waiting = Waiting::saying(format!("loading and measuring units {range}"));
     let model = StageModel::load(shape, range, &FileSource(&file), &mut |_| {})?;
     let threads = args.threads.or_else(|| NonZeroUsize::new(os::cores().into())).unwrap_or(NonZeroUsize::MIN);
-    waiting.say(format!("measuring on {threads} threads"));
     let clock = Clock::start();
     let figures = measure(&model, threads, Position(args.prefill), Position(args.decode), &|| clock.now())?;
     drop(waiting);

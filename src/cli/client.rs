@@ -107,7 +107,7 @@ impl Client {
     /// Asks for an answer.
     pub(crate) async fn generate(&self, body: &GenerateBody) -> Result<Events, ClientError> {
         let response = self.send(Method::POST, "generate", self.encode(body)?).await?;
-        Ok(Events { client: self.clone(), body: response.into_body(), buffer: Vec::new() })
+        Ok(Events { client: self.clone(), body: response.into_body(), received: Received::default() })
     }
 
     fn encode(&self, body: &impl Serialize) -> Result<Bytes, ClientError> {
@@ -168,17 +168,23 @@ impl Client {
 pub(crate) struct Events {
     client: Client,
     body: Incoming,
-    buffer: Vec<u8>,
+    received: Received,
+}
+
+/// Bytes of a stream of server-sent events that were not read yet.
+#[derive(Debug, Default)]
+struct Received {
+    bytes: Vec<u8>,
 }
 
 impl Events {
     /// The next event; `None` if the connection ended.
     pub(crate) async fn next(&mut self) -> Result<Option<EventBody>, ClientError> {
         loop {
-            if let Some(data) = self.take_event() {
+            if let Some(data) = self.received.event() {
                 return serde_json::from_slice(&data).map(Some).map_err(|_| self.client.form());
             }
-            if self.buffer.len() > MAX_EVENT {
+            if self.received.bytes.len() > MAX_EVENT {
                 return Err(self.client.form());
             }
             let silent = |_| ClientError::Silent { address: self.client.address.clone() };
@@ -186,20 +192,53 @@ impl Events {
                 None => return Ok(None),
                 Some(frame) => {
                     let frame = frame.map_err(|source| self.client.broken(source))?;
-                    self.buffer.extend_from_slice(frame.data_ref().map_or(&[][..], |data| data));
+                    self.received.bytes.extend_from_slice(frame.data_ref().map_or(&[][..], |data| data));
                 }
             }
         }
     }
+}
 
+impl Received {
     /// The data of the first whole line that carries some; other lines, such as signs of life, are skipped.
-    fn take_event(&mut self) -> Option<Vec<u8>> {
+    fn event(&mut self) -> Option<Vec<u8>> {
         loop {
-            let end = self.buffer.iter().position(|byte| *byte == b'\n')?;
-            let line: Vec<u8> = self.buffer.drain(..=end).collect();
+            let end = self.bytes.iter().position(|byte| *byte == b'\n')?;
+            let line: Vec<u8> = self.bytes.drain(..=end).collect();
             if let Some(data) = line.strip_prefix(b"data:") {
                 return Some(data.trim_ascii().to_vec());
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_are_read_however_they_are_cut() {
+        let stream = b": alive\n\ndata: one\n\ndata:two\r\n\r\n";
+        let mut received = Received::default();
+        let mut events = Vec::new();
+
+        for byte in stream {
+            received.bytes.push(*byte);
+            events.extend(received.event());
+        }
+
+        assert_eq!(events, [b"one", b"two"]);
+        assert!(received.bytes.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_is_gone_counts_as_none() {
+        let folder = tempfile::tempdir().unwrap();
+        // The port was free a moment ago, so nobody listens there.
+        let api = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+        let run = RunFile { pid: 1, api, token: "t".to_owned(), peer: "ab".repeat(32), p2p: Vec::new() };
+        run.write(folder.path()).unwrap();
+
+        assert!(find(folder.path()).await.unwrap().is_none());
     }
 }

@@ -66,8 +66,8 @@ pub(crate) async fn demo(args: DemoArgs) -> anyhow::Result<()> {
 }
 
 async fn show(plan: Plan, prompt: &str) -> anyhow::Result<()> {
-    let mut waiting = Waiting::new();
-    waiting.say("starting four peers on this machine: no coordinator, only one address to begin with");
+    let waiting =
+        Waiting::saying("starting four peers on this machine: no coordinator, only one address to begin with");
     let mut swarm = Swarm::start(plan).await?;
     drop(waiting);
     let shown = ask_and_tell(&mut swarm, prompt).await;
@@ -90,9 +90,8 @@ async fn ask_and_tell(swarm: &mut Swarm, prompt: &str) -> anyhow::Result<()> {
         ))?;
     }
     output::line(format!("\n> {prompt}"))?;
-    let answered = ask::answer(&swarm.client(), &body(model.id, prompt), Show::Pieces).await;
-    output::line("")?;
-    tell(swarm, &answered?.summary)
+    let answered = ask::answer(&swarm.client(), &body(model.id, prompt), Show::Pieces, "").await?;
+    tell(swarm, &answered.summary)
 }
 
 fn body(model: String, prompt: &str) -> GenerateBody {

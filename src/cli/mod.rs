@@ -180,3 +180,33 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Bench(args) => bench::bench(&args),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use anyhow::Context;
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_flags_of_every_command_fit_together() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_data_directory_is_taken_before_and_after_the_command() {
+        for words in [["brigade", "--data-dir", "d", "status"], ["brigade", "status", "--data-dir", "d"]] {
+            assert_eq!(Cli::parse_from(words).data_dir, Some(PathBuf::from("d")));
+        }
+    }
+
+    #[test]
+    fn causes_are_told_unless_the_error_tells_them_already() {
+        let source = || io::Error::other("the disk is full");
+        let told = Err::<(), _>(source()).with_context(|| format!("a cannot be written: {}", source())).unwrap_err();
+        let untold = Err::<(), _>(source()).context("a cannot be written").unwrap_err();
+
+        assert_eq!(in_words(&told), "a cannot be written: the disk is full");
+        assert_eq!(in_words(&untold), "a cannot be written: the disk is full");
+    }
+}

@@ -259,7 +259,7 @@ impl Daemon {
             Done::Imported { imported, reply } => {
                 let view = imported.map(|imported| {
                     self.know(imported.id);
-                    listings::imported(&imported)
+                    ImportedView::from(&*imported)
                 });
                 drop(reply.send(view));
             }

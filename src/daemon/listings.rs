@@ -13,7 +13,6 @@ use crate::daemon::views::CreditsView;
 use crate::daemon::views::EntryLineView;
 use crate::daemon::views::EntryView;
 use crate::daemon::views::HoldingView;
-use crate::daemon::views::ImportedView;
 use crate::daemon::views::Metrics;
 use crate::daemon::views::ModelView;
 use crate::daemon::views::PeerView;
@@ -28,7 +27,6 @@ use crate::membership::Standing;
 use crate::mesh::MeshStatus;
 use crate::units::UnitRange;
 use crate::weights::catalogue::Entry;
-use crate::weights::catalogue::Imported;
 use crate::weights::catalogue::Place;
 use crate::weights::catalogue::ResolveError;
 use crate::wire::credit::CreditEntry;
@@ -381,17 +379,5 @@ pub(super) fn metrics(daemon: &Daemon) -> Metrics {
         busy_micros: daemon.bridge.busy.0,
         hop_payload_bytes: daemon.streams.payload_bytes(),
         kv_bytes: daemon.node.cache().0,
-    }
-}
-
-/// `import`.
-pub(super) fn imported(imported: &Imported) -> ImportedView {
-    ImportedView {
-        id: imported.id.to_string(),
-        title: imported.title.clone(),
-        architecture: imported.manifest.shape.architecture.name().to_owned(),
-        units: imported.manifest.shape.units(),
-        bytes: imported.manifest.total_bytes().0,
-        quantisation: imported.manifest.main_format().map(|format| format.to_string()).unwrap_or_default(),
     }
 }

@@ -3,6 +3,8 @@
 use serde::Deserialize;
 use serde::Serialize;
 
+use crate::weights::catalogue::Imported;
+
 /// `brigade status`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct StatusView {
@@ -247,6 +249,20 @@ pub struct ImportedView {
     pub bytes: u64,
     /// Its most common weight format.
     pub quantisation: String,
+}
+
+impl From<&Imported> for ImportedView {
+    fn from(imported: &Imported) -> Self {
+        let (shape, format) = (&imported.manifest.shape, imported.manifest.main_format());
+        Self {
+            id: imported.id.to_string(),
+            title: imported.title.clone(),
+            architecture: shape.architecture.name().to_owned(),
+            units: shape.units(),
+            bytes: imported.manifest.total_bytes().0,
+            quantisation: format.map(|format| format.to_string()).unwrap_or_default(),
+        }
+    }
 }
 
 /// Figures for `GET /metrics`.

@@ -96,7 +96,6 @@ pub enum Input {
 
 /// Something that happened to a stream.
 #[derive(Clone, Debug)]
-#[expect(clippy::large_enum_variant, reason = "one message at a time, moved and never kept in numbers")]
 pub enum StreamInput {
     /// A stream asked for by `OpenControl` or `OpenHop` is open; for a hop, `HopOpen` was sent.
     Opened,

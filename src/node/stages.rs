@@ -307,7 +307,7 @@ impl Node {
                 }
                 Effect::Send(stream, message) => self.send(stream, message),
                 Effect::Close(stream) => self.close(stream),
-                Effect::Store(entry) => self.on_settlement(key, entry, now),
+                Effect::Store(entry) => self.on_settlement(key, *entry, now),
                 Effect::Free => {
                     self.stages.free(key);
                     self.actions.push(Action::Engine(EngineAction::Free(key)));

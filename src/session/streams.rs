@@ -8,7 +8,6 @@ use crate::wire::hop::HopForward;
 
 /// A message for a stream.
 #[derive(Clone, Debug, PartialEq)]
-#[expect(clippy::large_enum_variant, reason = "one message at a time, moved and never kept in numbers")]
 pub enum Outgoing {
     /// From requester to stage.
     ToStage(ToStage),

@@ -44,7 +44,6 @@ pub const MAX_ENGINE_MESSAGE: usize = 200;
 
 /// What a requester says to a stage.
 #[derive(Clone, Debug, PartialEq)]
-#[expect(clippy::large_enum_variant, reason = "few are alive at a time, and an entry is 320 bytes")]
 pub enum ToStage {
     /// Asks for a lease. The first message.
     Offer(Box<Offer>),

@@ -75,7 +75,6 @@ pub const STALL: Span = Span::seconds(600);
 
 /// What the requester asks for. To be done in order.
 #[derive(Clone, Debug, PartialEq)]
-#[expect(clippy::large_enum_variant, reason = "one message at a time, moved and never kept in numbers")]
 pub enum Effect {
     /// A chain is wanted without [`Requester::avoided`]: [`Requester::lease`] or [`Requester::no_chain`] answers.
     Plan,

@@ -126,8 +126,7 @@ fn feeds(effects: &[Effect]) -> Vec<&Feed> {
 }
 
 fn failure(effects: &[Effect]) -> Option<&GenerateFailure> {
-    let failure = |effect| if let &Effect::Failed(ref failure) = effect { Some(failure) } else { None };
-    effects.iter().find_map(failure)
+    effects.iter().find_map(|effect| if let Effect::Failed(failure) = effect { Some(failure) } else { None })
 }
 
 fn closed(effects: &[Effect]) -> Vec<StreamId> {
@@ -369,7 +368,7 @@ fn survivors_are_owed_for_an_answer_that_broke_off() {
 
     let effects = requester.on_closed(STREAMS[0], CloseCause::Lost, T0);
 
-    let Some(Effect::Owe { lines, .. }) = effects.first() else { panic!("nothing is owed: {effects:?}") };
+    let Some(Effect::Owe { lines, .. }) = effects.get(1) else { panic!("nothing is owed: {effects:?}") };
     let owed: Vec<PeerKey> = lines.iter().map(|line| line.stage).collect();
     assert_eq!(owed, [peer(2), peer(3)]);
 }

@@ -92,7 +92,7 @@ pub enum Effect {
     /// Send what is queued, then end the stream.
     Close(StreamId),
     /// Hold the entry against the log and store it; then say [`LeasedStage::on_stored`] or [`LeasedStage::on_refused`].
-    Store(CreditEntry),
+    Store(Box<CreditEntry>),
     /// Free the stage in the engine.
     Free,
     /// The stage is over; forget it.
@@ -203,7 +203,7 @@ impl LeasedStage {
                 }
                 Inflow::Tokens(_) | Inflow::Frames(_) => self.fail(StageFailure::BadRequest),
             },
-            ToStage::Settle(entry) => self.settle(*entry),
+            ToStage::Settle(entry) => self.settle(entry),
         }
         self.drain()
     }
@@ -457,7 +457,7 @@ impl LeasedStage {
         self.effects.push(Effect::Send(self.outflow.stream, Outgoing::Forward(message)));
     }
 
-    fn settle(&mut self, entry: CreditEntry) {
+    fn settle(&mut self, entry: Box<CreditEntry>) {
         if self.phase != Phase::Running {
             return self.tell(FromStage::NotSettled(SettleRefusal::Invalid));
         }

@@ -436,9 +436,9 @@ fn a_fair_entry_is_stored_before_it_is_acknowledged() {
     leased.take();
     leased.on_stepped(Position(100), StepOutput::Hidden(bytes::Bytes::from_static(&[0; 8])), Span(3));
     let work = shape().work(UnitRange::new(2, 4).unwrap(), Position::ZERO, Position(100));
-    let fair = entry(100, work);
+    let fair = Box::new(entry(100, work));
 
-    let effects = leased.on_control(ToStage::Settle(Box::new(fair.clone())), T0);
+    let effects = leased.on_control(ToStage::Settle(fair.clone()), T0);
     assert_eq!(effects, [Effect::Free, Effect::Store(fair)]);
     // The hops of a session that has ended in order end in any.
     assert_eq!(leased.on_downstream_lost(), []);
