@@ -99,7 +99,7 @@ fn body(model: String, prompt: &str) -> GenerateBody {
         model: Some(model),
         prompt: PromptBody::Chat(vec![MessageBody { role: "user".to_owned(), content: prompt.to_owned() }]),
         sampling: SamplingBody {
-            temperature: 0.7,
+            temperature: 0.5,
             top_k: 40,
             top_p: 0.95,
             min_p: 0.05,

@@ -15,6 +15,7 @@ use crate::cli::house::House;
 use crate::cli::output;
 use crate::cli::privacy;
 use crate::config::Serve;
+use crate::config::address;
 use crate::config::datadir::DataDir;
 use crate::config::datadir::RunFile;
 use crate::config::settings::Settings;
@@ -74,7 +75,7 @@ fn banner(root: &Path, house: &House) -> std::io::Result<()> {
     let kind = if config.network.secret.is_some() { "private" } else { "open" };
     output::line(format!("peer     {}", house.run.peer))?;
     output::line(format!("network  {} ({kind})", config.network.name))?;
-    for address in told(&house.run.p2p) {
+    for address in address::worth_telling(&house.run.p2p) {
         output::line(format!("p2p      {address}"))?;
     }
     output::line(format!("api      http://{}/v1", house.run.api))?;
@@ -82,14 +83,6 @@ fn banner(root: &Path, house: &House) -> std::io::Result<()> {
     output::line(format!("serves   {}", serves(&config.serve)))?;
     output::line("")?;
     output::line("Ask it with `brigade ask \"…\"`. Others join with the invite that `brigade network invite` prints.")
-}
-
-/// The addresses that tell others something; where there are none, all.
-fn told(addresses: &[String]) -> Vec<&String> {
-    let own = ["/ip4/127.", "/ip6/::1/", "/ip6/fe80:"];
-    let told: Vec<&String> =
-        addresses.iter().filter(|address| !own.iter().any(|prefix| address.starts_with(prefix))).collect();
-    if told.is_empty() { addresses.iter().collect() } else { told }
 }
 
 fn serves(serve: &Serve) -> String {

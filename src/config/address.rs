@@ -43,6 +43,21 @@ pub fn parse_all(texts: &[String], kind: NetworkKind) -> Result<Vec<Multiaddr>, 
     Ok(addresses)
 }
 
+/// Those of `addresses` that mean something to other machines: neither loopback nor link-local. Where there are none,
+/// as on a network of one machine, all of them.
+pub fn worth_telling(addresses: &[String]) -> Vec<&String> {
+    let told: Vec<&String> = addresses.iter().filter(|address| !is_for_this_machine(address)).collect();
+    if told.is_empty() { addresses.iter().collect() } else { told }
+}
+
+fn is_for_this_machine(address: &str) -> bool {
+    let Ok(address) = address.parse::<Multiaddr>() else { return true };
+    address.iter().any(|protocol| {
+        matches!(protocol, Protocol::Ip4(ip) if ip.is_loopback() || ip.is_link_local())
+            || matches!(protocol, Protocol::Ip6(ip) if ip.is_loopback() || ip.is_unicast_link_local())
+    })
+}
+
 fn parse(text: &str, kind: NetworkKind) -> Result<Vec<Multiaddr>, AddressFault> {
     let bad = || AddressFault::Form { got: text.chars().take(120).collect() };
     if !text.starts_with('/') {
@@ -101,6 +116,15 @@ mod tests {
         assert_eq!(open, ["/ip4/192.0.2.7/udp/99/quic-v1", "/ip4/192.0.2.7/tcp/99"]);
         assert_eq!(parsed("[2001:db8::1]:99", NetworkKind::Private), ["/ip6/2001:db8::1/tcp/99"]);
         assert_eq!(parsed("box.lan", NetworkKind::Private), ["/dns/box.lan/tcp/2744"]);
+    }
+
+    #[test]
+    fn others_are_told_of_addresses_that_mean_something_to_them() {
+        let all = ["/ip4/127.0.0.1/tcp/1", "/ip6/fe80::1/tcp/1", "/ip4/192.0.2.7/tcp/1", "/ip6/::1/udp/1/quic-v1"];
+        let all = all.map(str::to_owned);
+
+        assert_eq!(worth_telling(&all), [&all[2]]);
+        assert_eq!(worth_telling(&all[..2]), [&all[0], &all[1]]);
     }
 
     #[test]

@@ -334,7 +334,7 @@ fn serve(settings: &Settings) -> Result<Serve, BadConfig> {
     Ok(Serve::Models(models, HoldPolicy::Pinned(units.parse::<UnitRange>()?)))
 }
 
-/// What has a path separator, ends in `.gguf` or exists is a file; anything else is a name.
+/// What has a path separator or ends in `.gguf` is a file; anything else is a name.
 fn model_source(text: &str) -> ModelSource {
     let looks_like_a_path = text.contains(['/', '\\']) || text.to_ascii_lowercase().ends_with(".gguf");
     if looks_like_a_path { ModelSource::File(text.into()) } else { ModelSource::Named(text.to_owned()) }

@@ -69,7 +69,7 @@ pub struct Settings {
     /// Name that a request's Host may give besides the API's address, such as that of a reverse proxy.
     #[arg(long, value_name = "HOST", env = "BRIGADE_ALLOW_HOST", value_delimiter = ',')]
     pub allow_host: Vec<String>,
-    /// Web page whose scripts may use the API, such as https://chat.example.org.
+    /// Web page whose scripts may use the API, such as `https://chat.example.org`.
     #[arg(long, value_name = "ORIGIN", env = "BRIGADE_ALLOW_ORIGIN", value_delimiter = ',')]
     pub allow_origin: Vec<String>,
     /// Key of a peer that may see prompts, besides this machine and the members of a private network.

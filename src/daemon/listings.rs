@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 
 use crate::config::NetworkKind;
+use crate::config::address;
 use crate::daemon::actor::Daemon;
 use crate::daemon::handle::GenerateError;
 use crate::daemon::prepare::Chosen;
@@ -21,6 +22,7 @@ use crate::daemon::views::StatusView;
 use crate::ids::ModelId;
 use crate::ids::PeerKey;
 use crate::keys::invite::Invite;
+use crate::keys::invite::MAX_ADDRESSES;
 use crate::ledger::Ledger;
 use crate::membership::PeerState;
 use crate::membership::Standing;
@@ -167,7 +169,8 @@ pub(super) fn invite(daemon: &Daemon) -> impl FnOnce(Option<MeshStatus>) -> Stri
     move |mesh| {
         let addresses = mesh.map_or_else(Vec::new, |mesh| {
             let told = if mesh.announced.is_empty() { &mesh.listening } else { &mesh.announced };
-            told.iter().map(|address| with_peer(address, &mesh.peer_id)).collect()
+            let told = address::worth_telling(told).into_iter().take(MAX_ADDRESSES);
+            told.map(|address| with_peer(address, &mesh.peer_id)).collect()
         });
         match Invite::new(network.name, network.secret, addresses) {
             Ok(invite) => invite.to_string(),
