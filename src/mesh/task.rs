@@ -78,6 +78,9 @@ const CROWDED: usize = 512;
 /// Events that wait for the node before the swarm is left alone.
 const FULL: usize = 1024;
 
+/// Walks through the DHT for the addresses of one peer, a tick apart: its neighbours may only just have met it.
+const MAX_WALKS: u32 = 4;
+
 /// Streams that wait for one connection.
 const MAX_WAITING: usize = 64;
 
@@ -107,7 +110,9 @@ pub(super) struct Task {
     waiting: BTreeMap<PeerId, Waiting>,
     pub(super) searches: HashMap<QueryId, Search>,
     /// Walks through the DHT for the addresses of peers that streams wait for.
-    lookups: HashMap<QueryId, PeerId>,
+    lookups: Vec<(QueryId, PeerId)>,
+    /// Walks that found nothing, by the peer they were for.
+    walks: BTreeMap<PeerId, u32>,
     strangers: BTreeMap<PeerId, u64>,
     parting: BTreeMap<PeerId, u64>,
     pub(super) confirmed: BTreeSet<Multiaddr>,
@@ -158,7 +163,8 @@ impl Task {
             dialling: BTreeMap::new(),
             waiting: BTreeMap::new(),
             searches: HashMap::new(),
-            lookups: HashMap::new(),
+            lookups: Vec::new(),
+            walks: BTreeMap::new(),
             strangers: BTreeMap::new(),
             parting: BTreeMap::new(),
             confirmed: BTreeSet::new(),
@@ -241,6 +247,7 @@ impl Task {
             self.swarm.behaviour_mut().substreams.forgive(&peer);
         }
         self.dial_due();
+        self.walk_again();
         self.discover();
     }
 
@@ -334,19 +341,36 @@ impl Task {
         if self.neighbours.members().next().is_none() {
             return false;
         }
-        if !self.lookups.values().any(|wanted| *wanted == peer) {
+        if !self.lookups.iter().any(|(_, wanted)| *wanted == peer) {
             let query = self.swarm.behaviour_mut().kad.get_closest_peers(peer);
-            self.lookups.insert(query, peer);
+            self.lookups.push((query, peer));
         }
         true
     }
 
     /// A walk through the DHT has ended. What it found is known to the dialer.
     pub(super) fn on_looked_up(&mut self, query: QueryId) {
-        let Some(peer) = self.lookups.remove(&query) else { return };
-        match self.dialer.addresses(&peer) {
-            known if known.is_empty() => self.fail_waiting(peer, |key| DialError::NoAddress { peer: key }),
-            known => self.dial_peer(peer, known),
+        let Some(index) = self.lookups.iter().position(|(walk, _)| *walk == query) else { return };
+        let (_, peer) = self.lookups.swap_remove(index);
+        let known = self.dialer.addresses(&peer);
+        if !known.is_empty() {
+            return self.dial_peer(peer, known);
+        }
+        let walks = self.walks.entry(peer).or_default();
+        *walks += 1;
+        if *walks >= MAX_WALKS {
+            self.fail_waiting(peer, |key| DialError::NoAddress { peer: key });
+        }
+    }
+
+    /// Tries again for the peers that streams wait for and the DHT did not know of.
+    fn walk_again(&mut self) {
+        self.walks.retain(|peer, _| self.waiting.contains_key(peer));
+        for peer in self.walks.keys().copied().collect::<Vec<_>>() {
+            match self.dialer.addresses(&peer) {
+                known if known.is_empty() => drop(self.look_up(peer)),
+                known => self.dial_peer(peer, known),
+            }
         }
     }
 
