@@ -445,3 +445,46 @@ fn without_any_one_of_its_stages_the_demo_has_no_answer() {
         assert_clean(folder.path(), &stages);
     }
 }
+
+#[cfg(unix)]
+#[test]
+fn a_demo_that_is_cut_short_takes_its_peers_along() {
+    for ending in [Ending::Asked, Ending::Killed] {
+        let folder = folder();
+        let mut demo = Running::start(demo_in(folder.path()));
+        let stages = stages_of(&mut demo);
+        assert_eq!(stages.len(), 3);
+
+        os::end_process(demo.pid(), ending).unwrap();
+        let ended = demo.end();
+
+        assert!(!ended.status.success(), "{}", ended.out);
+        for (process, _) in &stages {
+            wait_for("the peer's end", || (!os::is_running(*process)).then_some(()));
+        }
+        // Nobody can clean up behind a process that is killed.
+        if ending == Ending::Asked {
+            assert_clean(folder.path(), &stages);
+        }
+    }
+}
+
+#[test]
+fn who_leaves_in_mid_answer_frees_every_stage() {
+    let folder = folder();
+    let file = folder.path().join("endless.gguf");
+    endless().write(&file).unwrap();
+    let net = Testnet::up(4, &["--units-per-peer", "3", "--model", file.to_str().unwrap()]);
+    let api = text(&net.peer(0).run_file().unwrap()["api"]);
+    let sessions = |peer| net.peer(peer).json(&["status", "--json"])["sessions"].as_u64().unwrap();
+    let body = json!({ "stream": true, "max_tokens": 8000, "prompt": STORY });
+    let mut events = Events::ask(&api, "/v1/completions", &body);
+    events.next().unwrap();
+    assert_eq!([1, 2, 3].map(sessions), [1, 1, 1]);
+
+    drop(events);
+
+    for peer in 1..=3 {
+        wait_for("the session's end", || (sessions(peer) == 0).then_some(()));
+    }
+}

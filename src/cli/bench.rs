@@ -14,8 +14,6 @@ use crate::cli::output;
 use crate::cli::output::Waiting;
 use crate::clock::Clock;
 use crate::engine::bench::bench as measure;
-use crate::engine::source::TensorData;
-use crate::engine::source::TensorSource;
 use crate::engine::stage::StageModel;
 use crate::os;
 use crate::units::UnitRange;
@@ -70,7 +68,7 @@ pub(crate) fn bench(args: &BenchArgs) -> anyhow::Result<()> {
         bail!("--prefill and --decode must make 1 to {} tokens, the model's context; got {positions}", shape.context);
     }
     let waiting = Waiting::saying(format!("loading and measuring units {range}"));
-    let model = StageModel::load(shape, range, &FileSource(&file), &mut |_| {})?;
+    let model = StageModel::load(shape, range, &file, &mut |_| {})?;
     let threads = args.threads.or_else(|| NonZeroUsize::new(os::cores().into())).unwrap_or(NonZeroUsize::MIN);
     let clock = Clock::start();
     let figures = measure(&model, threads, Position(args.prefill), Position(args.decode), &|| clock.now())?;
@@ -100,14 +98,4 @@ fn text(view: &BenchView) -> String {
     ];
     let table = output::table(&["", "tokens", "took", "tokens per second"], &rows);
     format!("{}  units {}  {}  {} threads\n{table}", view.file, view.units, Bytes(view.bytes), view.threads)
-}
-
-/// A file's tensors, as the engine asks for them.
-struct FileSource<'a>(&'a GgufFile);
-
-impl TensorSource for FileSource<'_> {
-    fn tensor(&self, name: &str) -> Option<TensorData<'_>> {
-        let view = self.0.tensor(name)?;
-        Some(TensorData { format: view.format, dimensions: view.dimensions.to_vec(), bytes: view.bytes })
-    }
 }

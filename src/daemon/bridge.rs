@@ -104,8 +104,7 @@ impl Bridge {
         Some(match action {
             EngineAction::Load(model, range) => {
                 let Weights { shape, file } = self.weights.get(&model)?.clone();
-                let source = Arc::new(FileSource(file));
-                EngineCommand::Load(command::Load { model, shape, range, source })
+                EngineCommand::Load(command::Load { model, shape, range, source: file })
             }
             EngineAction::Unload(model, range) => EngineCommand::Unload { model, range },
             EngineAction::Open { key, model, range, capacity, tail } => {
@@ -195,17 +194,9 @@ const fn node_key(key: command::StageKey) -> StageKey {
 }
 
 /// A GGUF file as the engine reads it.
-pub(super) struct FileSource(pub(super) Arc<GgufFile>);
-
-impl std::fmt::Debug for FileSource {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("FileSource").finish_non_exhaustive()
-    }
-}
-
-impl TensorSource for FileSource {
+impl TensorSource for GgufFile {
     fn tensor(&self, name: &str) -> Option<TensorData<'_>> {
-        let view = self.0.tensor(name)?;
+        let view = Self::tensor(self, name)?;
         Some(TensorData { format: view.format, dimensions: view.dimensions.to_vec(), bytes: view.bytes })
     }
 }

@@ -97,6 +97,10 @@ impl Running {
         Self { child, out: Some(out), err: Some(all_of(err)) }
     }
 
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Its next line.
     pub(crate) fn line(&mut self) -> String {
         let mut line = String::new();
