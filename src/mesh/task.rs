@@ -322,7 +322,8 @@ impl Task {
     pub(super) fn on_dial_failed(&mut self, peer: PeerId, error: libp2p::swarm::DialError) {
         self.dialer.on_failed(&peer, self.tick);
         let unknown = matches!(error, libp2p::swarm::DialError::NoAddresses);
-        if unknown && self.waiting.contains_key(&peer) && self.look_up(peer) {
+        // Whoever came back listens elsewhere than before, and its neighbours may know where.
+        if self.waiting.contains_key(&peer) && self.look_up(peer) {
             return;
         }
         let error = match identity::peer_key(&peer) {
@@ -336,15 +337,22 @@ impl Task {
         }
     }
 
-    /// Asks the DHT for the addresses of a peer that streams wait for. False if there is nobody to ask.
+    /// Asks the DHT for the addresses of a peer that streams wait for. False if there is nobody to ask, or it was
+    /// asked often enough.
     fn look_up(&mut self, peer: PeerId) -> bool {
         if self.neighbours.members().next().is_none() {
             return false;
         }
-        if !self.lookups.iter().any(|(_, wanted)| *wanted == peer) {
-            let query = self.swarm.behaviour_mut().kad.get_closest_peers(peer);
-            self.lookups.push((query, peer));
+        if self.lookups.iter().any(|(_, wanted)| *wanted == peer) {
+            return true;
         }
+        let walks = self.walks.entry(peer).or_default();
+        *walks += 1;
+        if *walks > MAX_WALKS {
+            return false;
+        }
+        let query = self.swarm.behaviour_mut().kad.get_closest_peers(peer);
+        self.lookups.push((query, peer));
         true
     }
 
@@ -354,11 +362,8 @@ impl Task {
         let (_, peer) = self.lookups.swap_remove(index);
         let known = self.dialer.addresses(&peer);
         if !known.is_empty() {
-            return self.dial_peer(peer, known);
-        }
-        let walks = self.walks.entry(peer).or_default();
-        *walks += 1;
-        if *walks >= MAX_WALKS {
+            self.dial_peer(peer, known);
+        } else if self.walks.get(&peer).is_some_and(|walks| *walks >= MAX_WALKS) {
             self.fail_waiting(peer, |key| DialError::NoAddress { peer: key });
         }
     }
