@@ -1,0 +1,4 @@
+//! AMX-int8.
+pub(super) fn is_available() -> bool {
+    false
+}

@@ -1,0 +1,413 @@
+//! Sixteen lanes at a time, on every instruction set.
+//!
+//! The kernels are written once, over [`Simd`], and compiled for each instruction set by [`kernels!`]. Every operation here
+//! is one that all sets perform with the same bits: exact integer operations, and the correctly rounded ones of IEEE 754.
+//! A value of an implementing type is a proof that the machine has the instructions, so that its methods are safe: it
+//! comes from [`InstructionSet::is_available`] alone.
+
+use crate::engine::canonical::fused::fused;
+use crate::engine::canonical::half::narrow;
+use crate::engine::canonical::half::widen;
+
+/// Lanes of a vector, and rows of a weight group.
+pub(super) const LANES: usize = 16;
+
+/// Bytes of a vector of bytes: four for each lane.
+pub(super) const BYTES: usize = 4 * LANES;
+
+/// What a machine may compute with, slowest first. All give the same bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum InstructionSet {
+    /// Nothing but what every machine has.
+    Plain,
+    /// x86-64 with AVX2, FMA and F16C.
+    Avx2,
+    /// x86-64 with AVX-512 F, BW, DQ and VL.
+    Avx512,
+    /// The same with VNNI.
+    Vnni,
+    /// The same with AMX-int8, for products of many rows.
+    Amx,
+}
+
+impl InstructionSet {
+    /// All of them, slowest first.
+    pub const ALL: [Self; 5] = [Self::Plain, Self::Avx2, Self::Avx512, Self::Vnni, Self::Amx];
+
+    /// Whether this machine has it.
+    pub fn is_available(self) -> bool {
+        match self {
+            Self::Plain => true,
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => super::x86::Avx2::detect().is_some(),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => super::x86::Avx512::<false>::detect().is_some(),
+            #[cfg(target_arch = "x86_64")]
+            Self::Vnni => super::x86::Avx512::<true>::detect().is_some(),
+            #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+            Self::Amx => Self::Vnni.is_available() && super::amx::is_available(),
+            #[allow(unreachable_patterns, reason = "reachable on other architectures")]
+            _ => false,
+        }
+    }
+
+    /// The fastest that this machine has.
+    pub fn best() -> Self {
+        static BEST: std::sync::OnceLock<InstructionSet> = std::sync::OnceLock::new();
+        *BEST.get_or_init(|| Self::ALL.into_iter().rev().find(|set| set.is_available()).unwrap_or(Self::Plain))
+    }
+
+    /// The name that flags and messages use.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Plain => "plain",
+            Self::Avx2 => "avx2",
+            Self::Avx512 => "avx512",
+            Self::Vnni => "vnni",
+            Self::Amx => "amx",
+        }
+    }
+}
+
+/// Operations on 16 lanes.
+///
+/// - `F`: 16 × f32; `I`: 16 × i32; `B`: 64 bytes, four for each lane
+pub(super) trait Simd: Copy {
+    type F: Copy;
+    type I: Copy;
+    type B: Copy;
+
+    fn splat(self, value: f32) -> Self::F;
+    fn load(self, from: &[f32; LANES]) -> Self::F;
+    fn store(self, value: Self::F, to: &mut [f32; LANES]);
+    fn add(self, a: Self::F, b: Self::F) -> Self::F;
+    fn sub(self, a: Self::F, b: Self::F) -> Self::F;
+    fn mul(self, a: Self::F, b: Self::F) -> Self::F;
+    fn div(self, a: Self::F, b: Self::F) -> Self::F;
+    /// `a × b + c`, rounded once.
+    fn fma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F;
+    /// `c − a × b`, rounded once.
+    fn fnma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F;
+    /// `a` where `a > b`, else `b`: also `b` where either is not a number.
+    fn max(self, a: Self::F, b: Self::F) -> Self::F;
+    /// `a` where `a < b`, else `b`: also `b` where either is not a number.
+    fn min(self, a: Self::F, b: Self::F) -> Self::F;
+    /// Halves to f32, exactly.
+    fn load_halves(self, from: &[u16; LANES]) -> Self::F;
+    /// f32 to halves, to nearest even; beyond the largest half, the largest half. Not-a-number stays so.
+    fn store_halves(self, value: Self::F, to: &mut [u16; LANES]);
+    /// The upper 16 bits of f32s to f32, exactly.
+    fn load_brains(self, from: &[u16; LANES]) -> Self::F;
+    /// Adds lanes `i` and `i + 8`, then `i` and `i + 4`, and so on.
+    fn sum(self, value: Self::F) -> f32;
+
+    fn splat_int(self, value: i32) -> Self::I;
+    fn load_ints(self, from: &[i32; LANES]) -> Self::I;
+    fn store_ints(self, value: Self::I, to: &mut [i32; LANES]);
+    fn add_ints(self, a: Self::I, b: Self::I) -> Self::I;
+    fn sub_ints(self, a: Self::I, b: Self::I) -> Self::I;
+    /// The lower 32 bits of the products.
+    fn mul_ints(self, a: Self::I, b: Self::I) -> Self::I;
+    /// The larger, as signed.
+    fn max_ints(self, a: Self::I, b: Self::I) -> Self::I;
+    fn shift_left<const BITS: u32>(self, a: Self::I) -> Self::I;
+    fn and_ints(self, a: Self::I, b: Self::I) -> Self::I;
+    /// The nearest whole numbers, halves to even. The values must be within ±2³⁰.
+    fn round(self, value: Self::F) -> Self::I;
+    /// Nearest even, where 24 bits are too few.
+    fn float(self, value: Self::I) -> Self::F;
+    fn bits(self, value: Self::F) -> Self::I;
+    fn from_bits(self, value: Self::I) -> Self::F;
+    /// Sign-extended bytes.
+    fn load_signed(self, from: &[u8; LANES]) -> Self::I;
+    /// Zero-extended bytes.
+    fn load_unsigned(self, from: &[u8; LANES]) -> Self::I;
+    /// The lanes as bytes, into which they must fit.
+    fn store_bytes(self, value: Self::I, to: &mut [i8; LANES]);
+
+    fn load_bytes(self, from: &[u8; BYTES]) -> Self::B;
+    fn or_bytes(self, a: Self::B, b: Self::B) -> Self::B;
+    /// `value >> SHIFT & mask` of each byte. The mask has no bits that the shift brings in from a neighbour.
+    fn bits_of<const SHIFT: u32>(self, value: Self::B, mask: u8) -> Self::B;
+    /// `value << SHIFT` of each byte, of whose bits none leaves it.
+    fn raise<const SHIFT: u32>(self, value: Self::B) -> Self::B;
+    /// Adds to each lane the products of its bytes (unsigned) in each `weights[i]` with the four bytes (signed, never −128) of `codes[i]`.
+    ///
+    /// `RUN` times the largest byte of the weights is at most 128: then sums of 16 bits suffice on the way.
+    fn dot<const RUN: usize>(self, sum: Self::I, weights: &[Self::B; RUN], codes: &[i32; RUN]) -> Self::I;
+    /// What [`Self::dot_biased`] starts from, if the codes of the whole run add up to `codes`.
+    fn biased(self, codes: i32) -> Self::I;
+    /// As [`Self::dot`] with weights `byte − 128`, if the sum began as [`Self::biased`] of all the codes to come.
+    fn dot_biased(self, sum: Self::I, weights: Self::B, codes: i32) -> Self::I;
+    /// Asks for the cache line of `from + ahead` bytes; any address will do.
+    fn prefetch(self, from: &[u8], ahead: usize);
+}
+
+/// Compiles `$body`, which must be `#[inline(always)]` and generic over [`Simd`], for every instruction set, and makes
+/// a function that takes the set to use. One that the machine lacks gives way to the plain one.
+macro_rules! kernels {
+    ($($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $type:ty),* $(,)?) $(-> $result:ty)? = $body:ident;)*) => {$(
+        $(#[$meta])*
+        #[allow(clippy::too_many_arguments, reason = "the first is the instruction set")]
+        $vis fn $name(set: $crate::engine::canonical::simd::InstructionSet, $($arg: $type),*) $(-> $result)? {
+            #[cfg(target_arch = "x86_64")]
+            {
+                use $crate::engine::canonical::simd::InstructionSet;
+                use $crate::engine::canonical::x86::Avx2;
+                use $crate::engine::canonical::x86::Avx512;
+                #[target_feature(enable = "avx2,fma,f16c")]
+                fn avx2(simd: Avx2, $($arg: $type),*) $(-> $result)? {
+                    $body(simd, $($arg),*)
+                }
+                #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
+                fn avx512(simd: Avx512<false>, $($arg: $type),*) $(-> $result)? {
+                    $body(simd, $($arg),*)
+                }
+                #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+                fn vnni(simd: Avx512<true>, $($arg: $type),*) $(-> $result)? {
+                    $body(simd, $($arg),*)
+                }
+                match set {
+                    InstructionSet::Plain => {}
+                    InstructionSet::Avx2 => if let Some(simd) = Avx2::detect() {
+                        // SAFETY: `simd` proves that the machine has these instructions.
+                        return unsafe { avx2(simd, $($arg),*) };
+                    },
+                    InstructionSet::Avx512 => if let Some(simd) = Avx512::<false>::detect() {
+                        // SAFETY: as above.
+                        return unsafe { avx512(simd, $($arg),*) };
+                    },
+                    InstructionSet::Vnni | InstructionSet::Amx => if let Some(simd) = Avx512::<true>::detect() {
+                        // SAFETY: as above.
+                        return unsafe { vnni(simd, $($arg),*) };
+                    },
+                }
+            }
+            #[cfg(not(target_arch = "x86_64"))]
+            let _ = set;
+            $body($crate::engine::canonical::simd::Plain, $($arg),*)
+        }
+    )*};
+}
+pub(super) use kernels;
+
+/// One lane after the other, on any machine.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Plain;
+
+#[inline(always)]
+fn each<A: Copy, B: Copy, C>(a: [A; LANES], b: [B; LANES], operation: impl Fn(A, B) -> C) -> [C; LANES] {
+    std::array::from_fn(|lane| operation(a[lane], b[lane]))
+}
+
+impl Simd for Plain {
+    type F = [f32; LANES];
+    type I = [i32; LANES];
+    type B = [u8; BYTES];
+
+    #[inline(always)]
+    fn splat(self, value: f32) -> Self::F {
+        [value; LANES]
+    }
+
+    #[inline(always)]
+    fn load(self, from: &[f32; LANES]) -> Self::F {
+        *from
+    }
+
+    #[inline(always)]
+    fn store(self, value: Self::F, to: &mut [f32; LANES]) {
+        *to = value;
+    }
+
+    #[inline(always)]
+    fn add(self, a: Self::F, b: Self::F) -> Self::F {
+        each(a, b, |a, b| a + b)
+    }
+
+    #[inline(always)]
+    fn sub(self, a: Self::F, b: Self::F) -> Self::F {
+        each(a, b, |a, b| a - b)
+    }
+
+    #[inline(always)]
+    fn mul(self, a: Self::F, b: Self::F) -> Self::F {
+        each(a, b, |a, b| a * b)
+    }
+
+    #[inline(always)]
+    fn div(self, a: Self::F, b: Self::F) -> Self::F {
+        each(a, b, |a, b| a / b)
+    }
+
+    #[inline(always)]
+    fn fma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F {
+        std::array::from_fn(|lane| fused(a[lane], b[lane], c[lane]))
+    }
+
+    #[inline(always)]
+    fn fnma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F {
+        std::array::from_fn(|lane| fused(-a[lane], b[lane], c[lane]))
+    }
+
+    #[inline(always)]
+    fn max(self, a: Self::F, b: Self::F) -> Self::F {
+        each(a, b, |a, b| if a > b { a } else { b })
+    }
+
+    #[inline(always)]
+    fn min(self, a: Self::F, b: Self::F) -> Self::F {
+        each(a, b, |a, b| if a < b { a } else { b })
+    }
+
+    #[inline(always)]
+    fn load_halves(self, from: &[u16; LANES]) -> Self::F {
+        from.map(widen)
+    }
+
+    #[inline(always)]
+    fn store_halves(self, value: Self::F, to: &mut [u16; LANES]) {
+        *to = value.map(narrow);
+    }
+
+    #[inline(always)]
+    fn load_brains(self, from: &[u16; LANES]) -> Self::F {
+        from.map(|bits| f32::from_bits(u32::from(bits) << 16))
+    }
+
+    #[inline(always)]
+    fn sum(self, mut value: Self::F) -> f32 {
+        for half in [8, 4, 2, 1] {
+            for lane in 0..half {
+                value[lane] += value[lane + half];
+            }
+        }
+        value[0]
+    }
+
+    #[inline(always)]
+    fn splat_int(self, value: i32) -> Self::I {
+        [value; LANES]
+    }
+
+    #[inline(always)]
+    fn load_ints(self, from: &[i32; LANES]) -> Self::I {
+        *from
+    }
+
+    #[inline(always)]
+    fn store_ints(self, value: Self::I, to: &mut [i32; LANES]) {
+        *to = value;
+    }
+
+    #[inline(always)]
+    fn add_ints(self, a: Self::I, b: Self::I) -> Self::I {
+        each(a, b, i32::wrapping_add)
+    }
+
+    #[inline(always)]
+    fn sub_ints(self, a: Self::I, b: Self::I) -> Self::I {
+        each(a, b, i32::wrapping_sub)
+    }
+
+    #[inline(always)]
+    fn mul_ints(self, a: Self::I, b: Self::I) -> Self::I {
+        each(a, b, i32::wrapping_mul)
+    }
+
+    #[inline(always)]
+    fn max_ints(self, a: Self::I, b: Self::I) -> Self::I {
+        each(a, b, i32::max)
+    }
+
+    #[inline(always)]
+    fn shift_left<const BITS: u32>(self, a: Self::I) -> Self::I {
+        a.map(|a| a << BITS)
+    }
+
+    #[inline(always)]
+    fn and_ints(self, a: Self::I, b: Self::I) -> Self::I {
+        each(a, b, |a, b| a & b)
+    }
+
+    #[inline(always)]
+    fn round(self, value: Self::F) -> Self::I {
+        value.map(|value| value.round_ties_even() as i32)
+    }
+
+    #[inline(always)]
+    fn float(self, value: Self::I) -> Self::F {
+        value.map(|value| value as f32)
+    }
+
+    #[inline(always)]
+    fn bits(self, value: Self::F) -> Self::I {
+        value.map(|value| value.to_bits() as i32)
+    }
+
+    #[inline(always)]
+    fn from_bits(self, value: Self::I) -> Self::F {
+        value.map(|value| f32::from_bits(value as u32))
+    }
+
+    #[inline(always)]
+    fn load_signed(self, from: &[u8; LANES]) -> Self::I {
+        from.map(|byte| i32::from(byte as i8))
+    }
+
+    #[inline(always)]
+    fn load_unsigned(self, from: &[u8; LANES]) -> Self::I {
+        from.map(i32::from)
+    }
+
+    #[inline(always)]
+    fn store_bytes(self, value: Self::I, to: &mut [i8; LANES]) {
+        *to = value.map(|value| value as i8);
+    }
+
+    #[inline(always)]
+    fn load_bytes(self, from: &[u8; BYTES]) -> Self::B {
+        *from
+    }
+
+    #[inline(always)]
+    fn or_bytes(self, a: Self::B, b: Self::B) -> Self::B {
+        std::array::from_fn(|index| a[index] | b[index])
+    }
+
+    #[inline(always)]
+    fn bits_of<const SHIFT: u32>(self, value: Self::B, mask: u8) -> Self::B {
+        value.map(|byte| byte >> SHIFT & mask)
+    }
+
+    #[inline(always)]
+    fn raise<const SHIFT: u32>(self, value: Self::B) -> Self::B {
+        value.map(|byte| byte << SHIFT)
+    }
+
+    #[inline(always)]
+    fn dot<const RUN: usize>(self, mut sum: Self::I, weights: &[Self::B; RUN], codes: &[i32; RUN]) -> Self::I {
+        for (weights, codes) in weights.iter().zip(codes) {
+            let codes = codes.to_le_bytes().map(|code| i32::from(code as i8));
+            for (sum, weights) in sum.iter_mut().zip(weights.as_chunks::<4>().0) {
+                for (weight, code) in weights.iter().zip(codes) {
+                    *sum += i32::from(*weight) * code;
+                }
+            }
+        }
+        sum
+    }
+
+    #[inline(always)]
+    fn biased(self, codes: i32) -> Self::I {
+        [-128 * codes; LANES]
+    }
+
+    #[inline(always)]
+    fn dot_biased(self, sum: Self::I, weights: Self::B, codes: i32) -> Self::I {
+        self.dot(sum, &[weights], &[codes])
+    }
+
+    #[inline(always)]
+    fn prefetch(self, _: &[u8], _: usize) {}
+}

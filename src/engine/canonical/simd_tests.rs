@@ -1,0 +1,131 @@
+//! Every operation gives the same bits on every instruction set.
+
+use proptest::prelude::*;
+
+use crate::engine::canonical::simd::BYTES;
+use crate::engine::canonical::simd::InstructionSet;
+use crate::engine::canonical::simd::LANES;
+use crate::engine::canonical::simd::Simd;
+use crate::engine::canonical::simd::kernels;
+
+/// Arguments of every operation.
+#[derive(Clone, Debug)]
+struct Arguments {
+    a: [f32; LANES],
+    b: [f32; LANES],
+    c: [f32; LANES],
+    small: [f32; LANES],
+    ints: [i32; LANES],
+    halves: [u16; LANES],
+    bytes: [u8; BYTES],
+    codes: [i32; 4],
+}
+
+/// Results of every operation, as bits; any not-a-number is the same.
+type Results = Vec<u32>;
+
+kernels! {
+    fn every_operation(arguments: &Arguments, results: &mut Results) = perform;
+}
+
+#[inline(always)]
+fn perform<S: Simd>(s: S, arguments: &Arguments, results: &mut Results) {
+    let Arguments { a, b, c, small, ints, halves, bytes, codes } = arguments;
+    let (a, b, c) = (s.load(a), s.load(b), s.load(c));
+    let floats = [
+        s.add(a, b),
+        s.sub(a, b),
+        s.mul(a, b),
+        s.div(a, b),
+        s.fma(a, b, c),
+        s.fnma(a, b, c),
+        s.max(a, b),
+        s.min(a, b),
+        s.load_halves(halves),
+        s.load_brains(halves),
+        s.float(s.load_ints(ints)),
+        s.splat(s.sum(a)),
+        s.from_bits(s.bits(a)),
+    ];
+    for value in floats {
+        let mut lanes = [0.0; LANES];
+        s.store(value, &mut lanes);
+        results.extend(lanes.map(|lane| if lane.is_nan() { u32::MAX } else { lane.to_bits() }));
+    }
+    let mut lanes = [0; LANES];
+    s.store_halves(a, &mut lanes);
+    results.extend(lanes.map(|bits| if bits & 0x7fff > 0x7c00 { u32::MAX } else { u32::from(bits) }));
+
+    let (x, y) = (s.load_ints(ints), s.round(s.load(small)));
+    let mut lowest = [0; LANES];
+    s.store_bytes(s.and_ints(x, s.splat_int(0x7f)), &mut lowest);
+    results.extend(lowest.map(|byte| byte as u32));
+    let weights = s.load_bytes(bytes);
+    let quarters = [
+        s.bits_of::<0>(weights, 31),
+        s.bits_of::<3>(weights, 31),
+        s.or_bytes(s.bits_of::<4>(weights, 15), s.raise::<4>(s.bits_of::<1>(weights, 1))),
+        s.bits_of::<2>(weights, 3),
+    ];
+    let total: i32 = codes.iter().flat_map(|codes| codes.to_le_bytes()).map(|code| i32::from(code as i8)).sum();
+    let biased = codes.iter().fold(s.biased(total), |sum, codes| s.dot_biased(sum, weights, *codes));
+    let (first, second) = bytes.split_first_chunk().map_or(([0; LANES], [1; LANES]), |(first, _)| (*first, *first));
+    let ints = [
+        y,
+        s.add_ints(x, y),
+        s.sub_ints(x, y),
+        s.mul_ints(x, y),
+        s.max_ints(x, y),
+        s.shift_left::<7>(x),
+        s.and_ints(x, y),
+        s.load_signed(&first),
+        s.load_unsigned(&second),
+        s.dot(x, &quarters, codes),
+        s.add_ints(x, biased),
+    ];
+    for value in ints {
+        let mut lanes = [0; LANES];
+        s.store_ints(value, &mut lanes);
+        results.extend(lanes.map(|lane| lane as u32));
+    }
+}
+
+fn any_float() -> impl Strategy<Value = f32> {
+    prop_oneof![4 => -4.0_f32..4.0, 2 => any::<u32>().prop_map(f32::from_bits), 1 => Just(0.0), 1 => Just(-0.0)]
+}
+
+/// Four codes in a word, none of them −128.
+fn codes() -> impl Strategy<Value = i32> {
+    [-127..=127_i8, -127..=127_i8, -127..=127_i8, -127..=127_i8]
+        .prop_map(|codes| i32::from_le_bytes(codes.map(|code| code as u8)))
+}
+
+prop_compose! {
+    fn arguments()(
+        a in prop::array::uniform16(any_float()),
+        b in prop::array::uniform16(any_float()),
+        c in prop::array::uniform16(any_float()),
+        small in prop::array::uniform16(prop_oneof![-130.0..130.0_f32, (-260..260).prop_map(|value| value as f32 / 2.0)]),
+        ints in prop::array::uniform16(any::<i32>()),
+        halves in prop::array::uniform16(any::<u16>()),
+        bytes in prop::collection::vec(any::<u8>(), BYTES),
+        codes in [codes(), codes(), codes(), codes()],
+    ) -> Arguments {
+        Arguments { a, b, c, small, ints, halves, bytes: bytes.try_into().unwrap(), codes }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2_000))]
+    #[test]
+    fn every_instruction_set_gives_the_same_bits(arguments in arguments()) {
+        let mut expected = Vec::new();
+        every_operation(InstructionSet::Plain, &arguments, &mut expected);
+
+        for set in InstructionSet::ALL.into_iter().filter(|set| set.is_available()) {
+            let mut results = Vec::new();
+            every_operation(set, &arguments, &mut results);
+            prop_assert_eq!(&results, &expected, "{}", set.name());
+        }
+    }
+}
