@@ -111,6 +111,8 @@ pub(super) trait Simd: Copy {
     /// The larger, as signed.
     fn max_ints(self, a: Self::I, b: Self::I) -> Self::I;
     fn shift_left<const BITS: u32>(self, a: Self::I) -> Self::I;
+    /// Zeros come in from above.
+    fn shift_right<const BITS: u32>(self, a: Self::I) -> Self::I;
     fn and_ints(self, a: Self::I, b: Self::I) -> Self::I;
     /// The nearest whole numbers, halves to even. The values must be within ±2³⁰.
     fn round(self, value: Self::F) -> Self::I;
@@ -146,7 +148,7 @@ pub(super) trait Simd: Copy {
 /// Compiles `$body`, which must be `#[inline(always)]` and generic over [`Simd`], for every instruction set, and makes
 /// a function that takes the set to use. One that the machine lacks gives way to the plain one.
 macro_rules! kernels {
-    ($($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $type:ty),* $(,)?) $(-> $result:ty)? = $body:ident;)*) => {$(
+    ($($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $type:ty),* $(,)?) $(-> $result:ty)? = $body:path;)*) => {$(
         $(#[$meta])*
         #[allow(clippy::too_many_arguments, reason = "the first is the instruction set")]
         $vis fn $name(set: $crate::engine::canonical::simd::InstructionSet, $($arg: $type),*) $(-> $result)? {
@@ -323,6 +325,11 @@ impl Simd for Plain {
     #[inline(always)]
     fn shift_left<const BITS: u32>(self, a: Self::I) -> Self::I {
         a.map(|a| a << BITS)
+    }
+
+    #[inline(always)]
+    fn shift_right<const BITS: u32>(self, a: Self::I) -> Self::I {
+        a.map(|a| (a as u32 >> BITS) as i32)
     }
 
     #[inline(always)]

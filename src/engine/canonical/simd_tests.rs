@@ -77,6 +77,7 @@ fn perform<S: Simd>(s: S, arguments: &Arguments, results: &mut Results) {
         s.mul_ints(x, y),
         s.max_ints(x, y),
         s.shift_left::<7>(x),
+        s.shift_right::<5>(x),
         s.and_ints(x, y),
         s.load_signed(&first),
         s.load_unsigned(&second),

@@ -203,6 +203,15 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    fn shift_right<const BITS: u32>(self, a: Self::I) -> Self::I {
+        // SAFETY: as said at the implementation.
+        unsafe {
+            let count = _mm_cvtsi32_si128(BITS as i32);
+            [_mm256_srl_epi32(a[0], count), _mm256_srl_epi32(a[1], count)]
+        }
+    }
+
+    #[inline(always)]
     fn round(self, value: Self::F) -> Self::I {
         // SAFETY: as said at the implementation.
         unsafe { [_mm256_cvtps_epi32(value[0]), _mm256_cvtps_epi32(value[1])] }
@@ -513,6 +522,12 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
     fn shift_left<const BITS: u32>(self, a: Self::I) -> Self::I {
         // SAFETY: as said at the implementation.
         unsafe { _mm512_slli_epi32::<BITS>(a) }
+    }
+
+    #[inline(always)]
+    fn shift_right<const BITS: u32>(self, a: Self::I) -> Self::I {
+        // SAFETY: as said at the implementation.
+        unsafe { _mm512_srli_epi32::<BITS>(a) }
     }
 
     #[inline(always)]

@@ -1,0 +1,76 @@
+//! `Q8_0`: 32 signed bytes with a scale.
+
+use bytemuck::Pod;
+use bytemuck::Zeroable;
+
+use crate::engine::canonical::formats::Format;
+use crate::engine::canonical::formats::codes32;
+use crate::engine::canonical::formats::quads;
+use crate::engine::canonical::half::widen;
+use crate::engine::canonical::packed::Halves;
+use crate::engine::canonical::packed::Quads;
+use crate::engine::canonical::packed::same_size;
+use crate::engine::canonical::round::Rounding;
+use crate::engine::canonical::round::Row;
+use crate::engine::canonical::simd::LANES;
+use crate::engine::canonical::simd::Simd;
+
+/// `weight = scale × quant`.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::engine::canonical) struct Q8_0;
+
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C)]
+pub(in crate::engine::canonical) struct Stored {
+    scale: u16,
+    quants: [u8; 32],
+}
+
+/// Quants are packed with 128 added, so that they are unsigned.
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C)]
+pub(in crate::engine::canonical) struct Block {
+    pub(in crate::engine::canonical) scales: Halves,
+    pub(in crate::engine::canonical) quads: [Quads; 8],
+}
+
+const _: () = same_size::<Block, Stored>();
+
+impl Format for Q8_0 {
+    type Stored = Stored;
+    type Block = Block;
+    const COLUMNS: usize = 32;
+    const ROUNDING: Rounding = Rounding::Small;
+
+    fn pack(rows: &[Stored; LANES]) -> Block {
+        let biased = |j: usize| quads(|row, i| rows[row].quants[4 * j + i] ^ 128);
+        Block { scales: rows.map(|row| row.scale), quads: std::array::from_fn(biased) }
+    }
+
+    fn unpack(block: &Block, row: usize, out: &mut [f32]) {
+        let scale = widen(block.scales[row]);
+        for (column, out) in out.iter_mut().enumerate() {
+            let quant = (block.quads[column / 4][4 * row + column % 4] ^ 128) as i8;
+            *out = scale * f32::from(quant);
+        }
+    }
+
+    #[inline(always)]
+    fn accumulate<S: Simd, const N: usize>(
+        s: S,
+        block: &Block,
+        index: usize,
+        inputs: &[Row<'_>; N],
+        sums: &mut [S::F; N],
+    ) {
+        let scales = s.load_halves(&block.scales);
+        let weights = block.quads.each_ref().map(|quads| s.load_bytes(quads));
+        for (input, sum) in inputs.iter().zip(sums) {
+            let mut dot = s.biased(input.sums[index]);
+            for (weights, codes) in weights.iter().zip(codes32(input, index)) {
+                dot = s.dot_biased(dot, *weights, *codes);
+            }
+            *sum = s.fma(s.float(dot), s.mul(scales, s.splat(input.scale(index))), *sum);
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! `F32`, `F16` and `BF16`: a block is one column, and inputs are not rounded.
+//!
+//! Columns are taken 32 at a time, the last time fewer: each stretch is summed in ascending order by fused multiply-adds from
+//! +0, and the stretches are added in ascending order. That keeps rounding errors small and chains of additions short.
+
+use bytemuck::Pod;
+
+use crate::engine::canonical::formats::AHEAD;
+use crate::engine::canonical::formats::Format;
+use crate::engine::canonical::half::widen;
+use crate::engine::canonical::round::Rounding;
+use crate::engine::canonical::round::Row;
+use crate::engine::canonical::simd::LANES;
+use crate::engine::canonical::simd::Simd;
+
+/// Columns of a stretch.
+const STRETCH: usize = 32;
+
+/// Four bytes.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::engine::canonical) struct F32;
+
+/// IEEE 754 binary16.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::engine::canonical) struct F16;
+
+/// The upper half of an f32.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::engine::canonical) struct Bf16;
+
+/// A format whose elements stand alone.
+pub(in crate::engine::canonical) trait Element {
+    /// An element as stored.
+    type Stored: Pod;
+
+    /// Its value, exactly.
+    fn widen(stored: Self::Stored) -> f32;
+
+    /// The values of a column of sixteen rows.
+    fn load<S: Simd>(s: S, column: &[Self::Stored; LANES]) -> S::F;
+}
+
+impl Element for F32 {
+    type Stored = f32;
+
+    fn widen(stored: f32) -> f32 {
+        stored
+    }
+
+    #[inline(always)]
+    fn load<S: Simd>(s: S, column: &[f32; LANES]) -> S::F {
+        s.load(column)
+    }
+}
+
+impl Element for F16 {
+    type Stored = u16;
+
+    fn widen(stored: u16) -> f32 {
+        widen(stored)
+    }
+
+    #[inline(always)]
+    fn load<S: Simd>(s: S, column: &[u16; LANES]) -> S::F {
+        s.load_halves(column)
+    }
+}
+
+impl Element for Bf16 {
+    type Stored = u16;
+
+    fn widen(stored: u16) -> f32 {
+        f32::from_bits(u32::from(stored) << 16)
+    }
+
+    #[inline(always)]
+    fn load<S: Simd>(s: S, column: &[u16; LANES]) -> S::F {
+        s.load_brains(column)
+    }
+}
+
+impl<E: Element> Format for E
+where
+    [E::Stored; LANES]: Pod,
+{
+    type Stored = E::Stored;
+    type Block = [E::Stored; LANES];
+    const COLUMNS: usize = 1;
+    const ROUNDING: Rounding = Rounding::None;
+
+    fn pack(rows: &[E::Stored; LANES]) -> Self::Block {
+        *rows
+    }
+
+    fn unpack(block: &Self::Block, row: usize, out: &mut [f32]) {
+        out[0] = E::widen(block[row]);
+    }
+
+    #[inline(always)]
+    fn accumulate<S: Simd, const N: usize>(
+        s: S,
+        block: &Self::Block,
+        index: usize,
+        inputs: &[Row<'_>; N],
+        sums: &mut [S::F; N],
+    ) {
+        let weights = E::load(s, block);
+        for (input, sum) in inputs.iter().zip(sums) {
+            let value = f32::from_bits(input.codes[index] as u32);
+            *sum = s.fma(weights, s.splat(value), *sum);
+        }
+    }
+
+    #[inline(always)]
+    fn product<S: Simd, const N: usize>(s: S, blocks: &[Self::Block], inputs: &[Row<'_>; N]) -> [S::F; N] {
+        let mut sums = [s.splat(0.0); N];
+        for (stretch, columns) in blocks.chunks(STRETCH).enumerate() {
+            let inputs = inputs.map(|input| Row { codes: &input.codes[STRETCH * stretch..][..columns.len()], ..input });
+            let mut part = [s.splat(0.0); N];
+            for (index, column) in columns.iter().enumerate() {
+                s.prefetch(bytemuck::bytes_of(column), AHEAD);
+                Self::accumulate(s, column, index, &inputs, &mut part);
+            }
+            for (sum, part) in sums.iter_mut().zip(part) {
+                *sum = s.add(*sum, part);
+            }
+        }
+        sums
+    }
+}

@@ -1,0 +1,207 @@
+//! The formats of weights: how they are stored, how packed, and what a block adds to a product.
+
+mod byte;
+mod float;
+mod nibble;
+mod six;
+mod super_nibble;
+
+use bytemuck::Pod;
+
+pub(super) use byte::Q8_0;
+pub(super) use float::Bf16;
+pub(super) use float::F16;
+pub(super) use float::F32;
+pub(super) use nibble::Nibble;
+pub(super) use six::Q6K;
+pub(super) use super_nibble::SuperNibble;
+
+use crate::engine::canonical::round::Rounding;
+use crate::engine::canonical::round::Row;
+use crate::engine::canonical::simd::LANES;
+use crate::engine::canonical::simd::Simd;
+
+/// 4 bits less 8, with a scale.
+pub(super) type Q4_0 = Nibble<0, 0>;
+/// 4 bits with a scale and an offset.
+pub(super) type Q4_1 = Nibble<1, 0>;
+/// 5 bits less 16, with a scale.
+pub(super) type Q5_0 = Nibble<0, 1>;
+/// 5 bits with a scale and an offset.
+pub(super) type Q5_1 = Nibble<1, 1>;
+/// Super-blocks of 4 bits.
+pub(super) type Q4K = SuperNibble<0>;
+/// Super-blocks of 5 bits.
+pub(super) type Q5K = SuperNibble<1>;
+
+/// A format of weights.
+pub(super) trait Format {
+    /// A block of one row, as GGUF stores it.
+    type Stored: Pod;
+    /// A block of sixteen rows, packed; as large as sixteen stored ones.
+    type Block: Pod;
+    /// Elements of a block of one row.
+    const COLUMNS: usize;
+    /// What inputs must be rounded to.
+    const ROUNDING: Rounding;
+
+    fn pack(rows: &[Self::Stored; LANES]) -> Self::Block;
+
+    /// Writes the block of row `row` as f32 into `out`, of `COLUMNS` elements.
+    fn unpack(block: &Self::Block, row: usize, out: &mut [f32]);
+
+    /// Adds to `sums[n]` the products of the sixteen rows' block with block `index` of input `n`.
+    fn accumulate<S: Simd, const N: usize>(
+        s: S,
+        block: &Self::Block,
+        index: usize,
+        inputs: &[Row<'_>; N],
+        sums: &mut [S::F; N],
+    );
+
+    /// The products of sixteen rows with some inputs: from +0, block after block.
+    #[inline(always)]
+    fn product<S: Simd, const N: usize>(s: S, blocks: &[Self::Block], inputs: &[Row<'_>; N]) -> [S::F; N] {
+        let mut sums = [s.splat(0.0); N];
+        for (index, block) in blocks.iter().enumerate() {
+            for line in (0..size_of::<Self::Block>()).step_by(CACHE_LINE) {
+                s.prefetch(bytemuck::bytes_of(block), line + AHEAD);
+            }
+            Self::accumulate(s, block, index, inputs, &mut sums);
+        }
+        sums
+    }
+}
+
+/// Bytes of a cache line.
+const CACHE_LINE: usize = 64;
+
+/// How far ahead of its use memory is asked for, in bytes (measured).
+const AHEAD: usize = 2048;
+
+/// Runs `$body` with the type `$name` standing for the format of that value.
+macro_rules! with_format {
+    ($format:expr, $name:ident => $body:expr) => {
+        match $format {
+            $crate::shape::WeightFormat::F32 => {
+                type $name = $crate::engine::canonical::formats::F32;
+                $body
+            }
+            $crate::shape::WeightFormat::F16 => {
+                type $name = $crate::engine::canonical::formats::F16;
+                $body
+            }
+            $crate::shape::WeightFormat::BF16 => {
+                type $name = $crate::engine::canonical::formats::Bf16;
+                $body
+            }
+            $crate::shape::WeightFormat::Q4_0 => {
+                type $name = $crate::engine::canonical::formats::Q4_0;
+                $body
+            }
+            $crate::shape::WeightFormat::Q4_1 => {
+                type $name = $crate::engine::canonical::formats::Q4_1;
+                $body
+            }
+            $crate::shape::WeightFormat::Q5_0 => {
+                type $name = $crate::engine::canonical::formats::Q5_0;
+                $body
+            }
+            $crate::shape::WeightFormat::Q5_1 => {
+                type $name = $crate::engine::canonical::formats::Q5_1;
+                $body
+            }
+            $crate::shape::WeightFormat::Q8_0 => {
+                type $name = $crate::engine::canonical::formats::Q8_0;
+                $body
+            }
+            $crate::shape::WeightFormat::Q4K => {
+                type $name = $crate::engine::canonical::formats::Q4K;
+                $body
+            }
+            $crate::shape::WeightFormat::Q5K => {
+                type $name = $crate::engine::canonical::formats::Q5K;
+                $body
+            }
+            $crate::shape::WeightFormat::Q6K => {
+                type $name = $crate::engine::canonical::formats::Q6K;
+                $body
+            }
+        }
+    };
+}
+pub(super) use with_format;
+
+/// The quads of eight in a block of 32 columns of one row, `quads[j][i]` being column `4j + i`.
+type Columns32 = [u8; 32];
+
+/// Byte `4 × row + i` of a vector is `value(row, i)`.
+fn quads(value: impl Fn(usize, usize) -> u8) -> [u8; 4 * LANES] {
+    std::array::from_fn(|at| value(at / 4, at % 4))
+}
+
+/// Nibbles of 32 columns of sixteen rows in four vectors: quad `j` in the lower halves of vector `j`, quad `j + 4` in the upper.
+fn pack_nibbles(rows: &[Columns32; LANES]) -> [[u8; 4 * LANES]; 4] {
+    std::array::from_fn(|j| quads(|row, i| rows[row][4 * j + i] & 15 | (rows[row][4 * (j + 4) + i] & 15) << 4))
+}
+
+/// The fifth bits of 32 columns of sixteen rows: bit `j` of a byte is that of quad `j`.
+fn pack_fifths(rows: &[Columns32; LANES]) -> [u8; 4 * LANES] {
+    quads(|row, i| (0..8).fold(0, |bits, j| bits | (rows[row][4 * j + i] >> 4 & 1) << j))
+}
+
+/// The nibble of a column of a row, as [`pack_nibbles`] left it.
+fn nibble(packed: &[[u8; 4 * LANES]; 4], row: usize, column: usize) -> u8 {
+    let (quad, i) = (column / 4, column % 4);
+    packed[quad % 4][4 * row + i] >> (quad / 4 * 4) & 15
+}
+
+/// The fifth bit of a column of a row, in its place, as [`pack_fifths`] left it.
+fn fifth(packed: &[u8; 4 * LANES], row: usize, column: usize) -> u8 {
+    (packed[4 * row + column % 4] >> (column / 4) & 1) << 4
+}
+
+/// The eight quads of 32 columns, from what [`pack_nibbles`] made.
+#[inline(always)]
+fn load_nibbles<S: Simd>(s: S, packed: &[[u8; 4 * LANES]; 4]) -> [S::B; 8] {
+    let bytes = packed.each_ref().map(|bytes| s.load_bytes(bytes));
+    std::array::from_fn(|j| if j < 4 { s.bits_of::<0>(bytes[j], 15) } else { s.bits_of::<4>(bytes[j - 4], 15) })
+}
+
+/// The same with the fifth bits, from what [`pack_fifths`] made.
+#[inline(always)]
+fn load_fives<S: Simd>(s: S, packed: &[[u8; 4 * LANES]; 4], fifths: &[u8; 4 * LANES]) -> [S::B; 8] {
+    let low = load_nibbles(s, packed);
+    let bits = s.load_bytes(fifths);
+    // The bit of quad j goes to place 4.
+    let high = [
+        s.raise::<4>(s.bits_of::<0>(bits, 1)),
+        s.raise::<3>(s.bits_of::<0>(bits, 2)),
+        s.raise::<2>(s.bits_of::<0>(bits, 4)),
+        s.raise::<1>(s.bits_of::<0>(bits, 8)),
+        s.bits_of::<0>(bits, 16),
+        s.bits_of::<1>(bits, 16),
+        s.bits_of::<2>(bits, 16),
+        s.bits_of::<3>(bits, 16),
+    ];
+    std::array::from_fn(|j| s.or_bytes(low[j], high[j]))
+}
+
+/// Words `8 × block..8 × block + 8` of an input's codes: those of 32 columns.
+#[inline(always)]
+fn codes32<'a>(input: &Row<'a>, block: usize) -> &'a [i32; 8] {
+    input.codes[8 * block..].first_chunk().expect("inputs are as long as rows")
+}
+
+/// The dot product of 32 columns: eight quads of weights of up to 5 bits.
+#[inline(always)]
+fn dot32<S: Simd, const FIVE: usize>(s: S, start: S::I, weights: &[S::B; 8], codes: &[i32; 8]) -> S::I {
+    if FIVE == 0 {
+        // 8 × 15 is below 128.
+        return s.dot(start, weights, codes);
+    }
+    // 4 × 31 is below 128.
+    let [a, b, c, d, e, f, g, h] = *weights;
+    let [k, l, m, n, o, p, q, r] = *codes;
+    s.dot(s.dot(start, &[a, b, c, d], &[k, l, m, n]), &[e, f, g, h], &[o, p, q, r])
+}

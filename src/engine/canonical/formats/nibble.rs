@@ -1,0 +1,130 @@
+//! `Q4_0`, `Q4_1`, `Q5_0` and `Q5_1`: 32 quants of 4 or 5 bits with a scale, and an offset or none.
+
+use bytemuck::Pod;
+use bytemuck::Zeroable;
+
+use crate::engine::canonical::formats::Format;
+use crate::engine::canonical::formats::codes32;
+use crate::engine::canonical::formats::dot32;
+use crate::engine::canonical::formats::fifth;
+use crate::engine::canonical::formats::load_fives;
+use crate::engine::canonical::formats::load_nibbles;
+use crate::engine::canonical::formats::nibble;
+use crate::engine::canonical::formats::pack_fifths;
+use crate::engine::canonical::formats::pack_nibbles;
+use crate::engine::canonical::fused::fused;
+use crate::engine::canonical::half::widen;
+use crate::engine::canonical::packed::Halves;
+use crate::engine::canonical::packed::Quads;
+use crate::engine::canonical::packed::same_size;
+use crate::engine::canonical::round::Rounding;
+use crate::engine::canonical::round::Row;
+use crate::engine::canonical::simd::LANES;
+use crate::engine::canonical::simd::Simd;
+
+/// With an offset, `weight = scale × quant + offset`; else `weight = scale × (quant − 8)`, or `− 16` for 5 bits.
+///
+/// - `OFFSET`: 1 if there is one
+/// - `FIVE`: 1 if there is a fifth bit
+#[derive(Clone, Copy, Debug)]
+pub(in crate::engine::canonical) struct Nibble<const OFFSET: usize, const FIVE: usize>;
+
+#[derive(Clone, Copy, Debug, Zeroable)]
+#[repr(C)]
+pub(in crate::engine::canonical) struct Stored<const OFFSET: usize, const FIVE: usize> {
+    scale: u16,
+    offset: [u16; OFFSET],
+    /// Bit `c` of the 32 is the fifth of column `c`.
+    fifths: [[u16; 2]; FIVE],
+    /// Columns 0 to 15 in the lower halves, 16 to 31 in the upper.
+    nibbles: [u8; 16],
+}
+
+// SAFETY: a `repr(C)` structure of halves and then an even number of bytes, without padding; every pattern of bits is a value.
+unsafe impl<const OFFSET: usize, const FIVE: usize> Pod for Stored<OFFSET, FIVE> {}
+
+#[derive(Clone, Copy, Debug, Zeroable)]
+#[repr(C)]
+pub(in crate::engine::canonical) struct Block<const OFFSET: usize, const FIVE: usize> {
+    pub(in crate::engine::canonical) scales: Halves,
+    pub(in crate::engine::canonical) offsets: [Halves; OFFSET],
+    pub(in crate::engine::canonical) fifths: [Quads; FIVE],
+    pub(in crate::engine::canonical) nibbles: [Quads; 4],
+}
+
+// SAFETY: as above.
+unsafe impl<const OFFSET: usize, const FIVE: usize> Pod for Block<OFFSET, FIVE> {}
+
+const _: () = same_size::<Block<0, 0>, Stored<0, 0>>();
+const _: () = same_size::<Block<1, 0>, Stored<1, 0>>();
+const _: () = same_size::<Block<0, 1>, Stored<0, 1>>();
+const _: () = same_size::<Block<1, 1>, Stored<1, 1>>();
+
+impl<const OFFSET: usize, const FIVE: usize> Nibble<OFFSET, FIVE> {
+    /// What quants without an offset are above.
+    pub(in crate::engine::canonical) const ZERO: i32 = if FIVE == 1 { 16 } else { 8 };
+}
+
+/// The quants of a stored row by column.
+fn quants<const OFFSET: usize, const FIVE: usize>(row: &Stored<OFFSET, FIVE>) -> [u8; 32] {
+    let bits = row.fifths.first().map_or(0, |[low, high]| u32::from(*low) | u32::from(*high) << 16);
+    std::array::from_fn(|column| {
+        let nibble = row.nibbles[column % 16] >> (column / 16 * 4) & 15;
+        nibble | ((bits >> column & 1) as u8) << 4
+    })
+}
+
+impl<const OFFSET: usize, const FIVE: usize> Format for Nibble<OFFSET, FIVE> {
+    type Stored = Stored<OFFSET, FIVE>;
+    type Block = Block<OFFSET, FIVE>;
+    const COLUMNS: usize = 32;
+    const ROUNDING: Rounding = Rounding::Small;
+
+    fn pack(rows: &[Self::Stored; LANES]) -> Self::Block {
+        let columns = rows.each_ref().map(quants);
+        Block {
+            scales: rows.map(|row| row.scale),
+            offsets: std::array::from_fn(|at| rows.map(|row| row.offset[at])),
+            fifths: std::array::from_fn(|_| pack_fifths(&columns)),
+            nibbles: pack_nibbles(&columns),
+        }
+    }
+
+    fn unpack(block: &Self::Block, row: usize, out: &mut [f32]) {
+        let scale = widen(block.scales[row]);
+        for (column, out) in out.iter_mut().enumerate() {
+            let high = block.fifths.first().map_or(0, |bits| fifth(bits, row, column));
+            let quant = i32::from(nibble(&block.nibbles, row, column) | high);
+            *out = match block.offsets.first() {
+                Some(offsets) => fused(scale, quant as f32, widen(offsets[row])),
+                None => scale * (quant - Self::ZERO) as f32,
+            };
+        }
+    }
+
+    #[inline(always)]
+    fn accumulate<S: Simd, const N: usize>(
+        s: S,
+        block: &Self::Block,
+        index: usize,
+        inputs: &[Row<'_>; N],
+        sums: &mut [S::F; N],
+    ) {
+        let scales = s.load_halves(&block.scales);
+        let weights = match block.fifths.first() {
+            Some(fifths) => load_fives(s, &block.nibbles, fifths),
+            None => load_nibbles(s, &block.nibbles),
+        };
+        for (input, sum) in inputs.iter().zip(sums) {
+            let scale = s.splat(input.scale(index));
+            let total = input.sums[index];
+            let start = s.splat_int(if OFFSET == 0 { -Self::ZERO * total } else { 0 });
+            let dot = dot32::<S, FIVE>(s, start, &weights, codes32(input, index));
+            *sum = s.fma(s.float(dot), s.mul(scales, scale), *sum);
+            if let Some(offsets) = block.offsets.first() {
+                let offsets = s.mul(s.load_halves(offsets), scale);
+                *sum = s.fma(s.splat(total as f32), offsets, *sum);
+            }
+        }
+    }
+}

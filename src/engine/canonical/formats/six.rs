@@ -1,0 +1,141 @@
+//! `Q6_K`: super-blocks of 256 quants of 6 bits; each 16 have a scale of a signed byte.
+
+use bytemuck::Pod;
+use bytemuck::Zeroable;
+
+use crate::engine::canonical::formats::Format;
+use crate::engine::canonical::formats::codes32;
+use crate::engine::canonical::formats::load_nibbles;
+use crate::engine::canonical::formats::nibble;
+use crate::engine::canonical::formats::pack_nibbles;
+use crate::engine::canonical::formats::quads;
+use crate::engine::canonical::half::widen;
+use crate::engine::canonical::packed::Bytes;
+use crate::engine::canonical::packed::Halves;
+use crate::engine::canonical::packed::Quads;
+use crate::engine::canonical::packed::same_size;
+use crate::engine::canonical::round::Rounding;
+use crate::engine::canonical::round::Row;
+use crate::engine::canonical::simd::LANES;
+use crate::engine::canonical::simd::Simd;
+
+/// Stretches of 32 columns in a super-block.
+const STRETCHES: usize = 8;
+
+/// `weight = scale × part scale × (quant − 32)`.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::engine::canonical) struct Q6K;
+
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C)]
+pub(in crate::engine::canonical) struct Stored {
+    /// Of each half super-block 64 bytes: columns 0 to 63 in the lower halves, 64 to 127 in the upper.
+    nibbles: [[u8; 64]; 2],
+    /// Of each half super-block 32 bytes: the upper bits of columns `c`, `c + 32`, `c + 64` and `c + 96`, from the lowest up.
+    upper: [[u8; 32]; 2],
+    parts: [u8; 16],
+    scale: u16,
+}
+
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C)]
+pub(in crate::engine::canonical) struct Block {
+    pub(in crate::engine::canonical) scales: Halves,
+    pub(in crate::engine::canonical) parts: [Bytes; 2 * STRETCHES],
+    /// Of each stretch two vectors: the upper bits of quads 0 to 3, and of 4 to 7, from the lowest up.
+    pub(in crate::engine::canonical) upper: [[Quads; 2]; STRETCHES],
+    pub(in crate::engine::canonical) nibbles: [[Quads; 4]; STRETCHES],
+}
+
+const _: () = same_size::<Block, Stored>();
+
+/// The quants of a stretch by column.
+fn quants(row: &Stored, stretch: usize) -> [u8; 32] {
+    let (half, quarter) = (stretch / 4, stretch % 4);
+    std::array::from_fn(|column| {
+        let nibble = row.nibbles[half][stretch % 2 * 32 + column] >> (quarter / 2 * 4) & 15;
+        nibble | (row.upper[half][column] >> (2 * quarter) & 3) << 4
+    })
+}
+
+fn pack_upper(rows: &[[u8; 32]; LANES], half: usize) -> Quads {
+    quads(|row, i| (0..4).fold(0, |bits, j| bits | rows[row][16 * half + 4 * j + i] >> 4 << (2 * j)))
+}
+
+impl Format for Q6K {
+    type Stored = Stored;
+    type Block = Block;
+    const COLUMNS: usize = 256;
+    const ROUNDING: Rounding = Rounding::Large;
+
+    fn pack(rows: &[Stored; LANES]) -> Block {
+        let columns: [_; STRETCHES] = std::array::from_fn(|stretch| rows.each_ref().map(|row| quants(row, stretch)));
+        Block {
+            scales: rows.map(|row| row.scale),
+            parts: std::array::from_fn(|part| rows.map(|row| row.parts[part])),
+            upper: columns.each_ref().map(|rows| [pack_upper(rows, 0), pack_upper(rows, 1)]),
+            nibbles: columns.each_ref().map(pack_nibbles),
+        }
+    }
+
+    fn unpack(block: &Block, row: usize, out: &mut [f32]) {
+        for (part, out) in out.chunks_exact_mut(16).enumerate() {
+            let scale = widen(block.scales[row]) * f32::from(block.parts[part][row] as i8);
+            for (index, out) in out.iter_mut().enumerate() {
+                let (stretch, column) = (part / 2, part % 2 * 16 + index);
+                let upper = block.upper[stretch][part % 2][4 * row + column % 4] >> (index / 4 * 2) & 3;
+                let quant = nibble(&block.nibbles[stretch], row, column) | upper << 4;
+                *out = scale * (i32::from(quant) - 32) as f32;
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn accumulate<S: Simd, const N: usize>(
+        s: S,
+        block: &Block,
+        index: usize,
+        inputs: &[Row<'_>; N],
+        sums: &mut [S::F; N],
+    ) {
+        let mut dots = [s.splat_int(0); N];
+        for stretch in 0..STRETCHES {
+            let weights = load_sixes(s, block, stretch);
+            let parts = [s.load_signed(&block.parts[2 * stretch]), s.load_signed(&block.parts[2 * stretch + 1])];
+            let at = STRETCHES * index + stretch;
+            for n in 0..N {
+                let codes = codes32(&inputs[n], at);
+                for half in 0..2 {
+                    let start = s.splat_int(-32 * inputs[n].sums[2 * at + half]);
+                    let [a, b, c, d] = weights[half];
+                    // 2 × 63 is below 128.
+                    let dot = s.dot(start, &[a, b], &[codes[4 * half], codes[4 * half + 1]]);
+                    let dot = s.dot(dot, &[c, d], &[codes[4 * half + 2], codes[4 * half + 3]]);
+                    dots[n] = s.add_ints(dots[n], s.mul_ints(dot, parts[half]));
+                }
+            }
+        }
+        let scales = s.load_halves(&block.scales);
+        for n in 0..N {
+            sums[n] = s.fma(s.float(dots[n]), s.mul(scales, s.splat(inputs[n].scale(index))), sums[n]);
+        }
+    }
+}
+
+/// The eight quads of a stretch, four for each part.
+#[inline(always)]
+fn load_sixes<S: Simd>(s: S, block: &Block, stretch: usize) -> [[S::B; 4]; 2] {
+    let low = load_nibbles(s, &block.nibbles[stretch]);
+    let join = |half: usize| {
+        let bits = s.load_bytes(&block.upper[stretch][half]);
+        // The bits of quad j go to places 4 and 5.
+        let upper = [
+            s.raise::<4>(s.bits_of::<0>(bits, 3)),
+            s.raise::<2>(s.bits_of::<0>(bits, 12)),
+            s.bits_of::<0>(bits, 48),
+            s.bits_of::<2>(bits, 48),
+        ];
+        std::array::from_fn(|j| s.or_bytes(low[4 * half + j], upper[j]))
+    };
+    [join(0), join(1)]
+}

@@ -1,0 +1,164 @@
+//! `Q4_K` and `Q5_K`: super-blocks of 256 quants of 4 or 5 bits; each 32 have a scale and a minimum of 6 bits.
+
+use bytemuck::Pod;
+use bytemuck::Zeroable;
+
+use crate::engine::canonical::formats::Format;
+use crate::engine::canonical::formats::codes32;
+use crate::engine::canonical::formats::dot32;
+use crate::engine::canonical::formats::fifth;
+use crate::engine::canonical::formats::load_fives;
+use crate::engine::canonical::formats::load_nibbles;
+use crate::engine::canonical::formats::nibble;
+use crate::engine::canonical::formats::pack_fifths;
+use crate::engine::canonical::formats::pack_nibbles;
+use crate::engine::canonical::fused::fused;
+use crate::engine::canonical::half::widen;
+use crate::engine::canonical::packed::Bytes;
+use crate::engine::canonical::packed::Halves;
+use crate::engine::canonical::packed::Quads;
+use crate::engine::canonical::packed::same_size;
+use crate::engine::canonical::round::Rounding;
+use crate::engine::canonical::round::Row;
+use crate::engine::canonical::simd::LANES;
+use crate::engine::canonical::simd::Simd;
+
+/// Sub-blocks of a super-block.
+const PARTS: usize = 8;
+
+/// `weight = scale × part scale × quant − minimum × part minimum`.
+///
+/// - `FIVE`: 1 if there is a fifth bit
+#[derive(Clone, Copy, Debug)]
+pub(in crate::engine::canonical) struct SuperNibble<const FIVE: usize>;
+
+#[derive(Clone, Copy, Debug, Zeroable)]
+#[repr(C)]
+pub(in crate::engine::canonical) struct Stored<const FIVE: usize> {
+    scale: u16,
+    minimum: u16,
+    /// Part scales and minima, 6 bits each, see [`parts`].
+    parts: [u8; 12],
+    /// Bit `p` of byte `c` is the fifth of column `c` of part `p`.
+    fifths: [[u8; 32]; FIVE],
+    /// Parts `2k` in the lower halves and `2k + 1` in the upper halves of 32 bytes.
+    nibbles: [[u8; 32]; 4],
+}
+
+// SAFETY: a `repr(C)` structure of two halves and an even number of bytes, without padding; every pattern of bits is a value.
+unsafe impl<const FIVE: usize> Pod for Stored<FIVE> {}
+
+#[derive(Clone, Copy, Debug, Zeroable)]
+#[repr(C)]
+pub(in crate::engine::canonical) struct Block<const FIVE: usize> {
+    pub(in crate::engine::canonical) scales: Halves,
+    pub(in crate::engine::canonical) minima: Halves,
+    /// Of each part: the lower four bits of its scale in the lower halves, those of its minimum in the upper.
+    pub(in crate::engine::canonical) low: [Bytes; PARTS],
+    /// Of parts `p` and `p + 4`: the upper two bits of scale, minimum, scale, minimum, from the lowest bits up.
+    pub(in crate::engine::canonical) high: [Bytes; PARTS / 2],
+    pub(in crate::engine::canonical) fifths: [[Quads; PARTS]; FIVE],
+    pub(in crate::engine::canonical) nibbles: [[Quads; 4]; PARTS],
+}
+
+// SAFETY: as above.
+unsafe impl<const FIVE: usize> Pod for Block<FIVE> {}
+
+const _: () = same_size::<Block<0>, Stored<0>>();
+const _: () = same_size::<Block<1>, Stored<1>>();
+
+/// The scale and the minimum of a part, as GGUF packs them: of the first four parts whole, of the others the lower four bits
+/// in bytes 8 to 11 and the upper two above those of the first four.
+fn parts(bytes: &[u8; 12], part: usize) -> (u8, u8) {
+    if part < 4 {
+        return (bytes[part] & 63, bytes[part + 4] & 63);
+    }
+    let (low, scale, minimum) = (bytes[part + 4], bytes[part - 4] >> 6, bytes[part] >> 6);
+    (low & 15 | scale << 4, low >> 4 | minimum << 4)
+}
+
+/// The quants of a part by column.
+fn quants<const FIVE: usize>(row: &Stored<FIVE>, part: usize) -> [u8; 32] {
+    std::array::from_fn(|column| {
+        let nibble = row.nibbles[part / 2][column] >> (part % 2 * 4) & 15;
+        nibble | row.fifths.first().map_or(0, |fifths| (fifths[column] >> part & 1) << 4)
+    })
+}
+
+impl<const FIVE: usize> Format for SuperNibble<FIVE> {
+    type Stored = Stored<FIVE>;
+    type Block = Block<FIVE>;
+    const COLUMNS: usize = 256;
+    const ROUNDING: Rounding = Rounding::Large;
+
+    fn pack(rows: &[Self::Stored; LANES]) -> Self::Block {
+        let of_part = |part: usize| rows.each_ref().map(|row| parts(&row.parts, part));
+        let columns: [_; PARTS] = std::array::from_fn(|part| rows.each_ref().map(|row| quants(row, part)));
+        let upper = |(scale, minimum): (u8, u8)| scale >> 4 | minimum >> 4 << 2;
+        Block {
+            scales: rows.map(|row| row.scale),
+            minima: rows.map(|row| row.minimum),
+            low: std::array::from_fn(|part| of_part(part).map(|(scale, minimum)| scale & 15 | (minimum & 15) << 4)),
+            high: std::array::from_fn(|part| {
+                let (first, second) = (of_part(part), of_part(part + 4));
+                std::array::from_fn(|row| upper(first[row]) | upper(second[row]) << 4)
+            }),
+            fifths: std::array::from_fn(|_| columns.each_ref().map(pack_fifths)),
+            nibbles: columns.each_ref().map(pack_nibbles),
+        }
+    }
+
+    fn unpack(block: &Self::Block, row: usize, out: &mut [f32]) {
+        for (part, out) in out.chunks_exact_mut(32).enumerate() {
+            let (low, high) = (block.low[part][row], block.high[part % 4][row] >> (part / 4 * 4));
+            let scale = widen(block.scales[row]) * f32::from(low & 15 | (high & 3) << 4);
+            let minimum = widen(block.minima[row]) * f32::from(low >> 4 | (high >> 2 & 3) << 4);
+            for (column, out) in out.iter_mut().enumerate() {
+                let bit = block.fifths.first().map_or(0, |fifths| fifth(&fifths[part], row, column));
+                let quant = nibble(&block.nibbles[part], row, column) | bit;
+                *out = fused(scale, f32::from(quant), -minimum);
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn accumulate<S: Simd, const N: usize>(
+        s: S,
+        block: &Self::Block,
+        index: usize,
+        inputs: &[Row<'_>; N],
+        sums: &mut [S::F; N],
+    ) {
+        let (mut dots, mut minima) = ([s.splat_int(0); N], [s.splat_int(0); N]);
+        for part in 0..PARTS {
+            let (scale, minimum) = load_part(s, block, part);
+            let weights = match block.fifths.first() {
+                Some(fifths) => load_fives(s, &block.nibbles[part], &fifths[part]),
+                None => load_nibbles(s, &block.nibbles[part]),
+            };
+            let at = PARTS * index + part;
+            for n in 0..N {
+                let dot = dot32::<S, FIVE>(s, s.splat_int(0), &weights, codes32(&inputs[n], at));
+                dots[n] = s.add_ints(dots[n], s.mul_ints(dot, scale));
+                let total = inputs[n].sums[2 * at] + inputs[n].sums[2 * at + 1];
+                minima[n] = s.add_ints(minima[n], s.mul_ints(s.splat_int(total), minimum));
+            }
+        }
+        let (scales, least) = (s.load_halves(&block.scales), s.load_halves(&block.minima));
+        for n in 0..N {
+            let scale = s.splat(inputs[n].scale(index));
+            sums[n] = s.fma(s.float(dots[n]), s.mul(scales, scale), sums[n]);
+            sums[n] = s.fnma(s.float(minima[n]), s.mul(least, scale), sums[n]);
+        }
+    }
+}
+
+/// The scales and the minima of a part of sixteen rows.
+#[inline(always)]
+fn load_part<S: Simd, const FIVE: usize>(s: S, block: &Block<FIVE>, part: usize) -> (S::I, S::I) {
+    let (low, high) = (s.load_unsigned(&block.low[part]), s.load_unsigned(&block.high[part % 4]));
+    let high = if part < 4 { high } else { s.shift_right::<4>(high) };
+    let scale = s.add_ints(s.and_ints(low, s.splat_int(15)), s.shift_left::<4>(s.and_ints(high, s.splat_int(3))));
+    let minimum = s.add_ints(s.shift_right::<4>(low), s.shift_left::<2>(s.and_ints(high, s.splat_int(12))));
+    (scale, minimum)
+}
