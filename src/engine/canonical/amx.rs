@@ -1,4 +1,346 @@
-//! AMX-int8.
+//! Products of many rows on AMX, the matrix unit of x86-64: a 16 × 16 tile of sums at once.
+//!
+//! Its integer sums are exact, so only what surrounds them matters: blocks are finished one by one, as everywhere. Super-blocks
+//! go as two planes, `64 × high + low`, whose sums are joined once per 256 columns: exact too, and that is why K-formats are
+//! the faster ones here.
+//!
+//! The compiler knows no tile registers on stable Rust, and never uses them by itself; so plain assembly may.
+
+use std::arch::asm;
+use std::arch::x86_64::*;
+use std::cell::RefCell;
+use std::sync::OnceLock;
+
+use crate::engine::canonical::formats::Large;
+use crate::engine::canonical::formats::Part;
+use crate::engine::canonical::formats::Q4_0;
+use crate::engine::canonical::formats::Q4_1;
+use crate::engine::canonical::formats::Q4K;
+use crate::engine::canonical::formats::Q5_0;
+use crate::engine::canonical::formats::Q5_1;
+use crate::engine::canonical::formats::Q5K;
+use crate::engine::canonical::formats::Q6K;
+use crate::engine::canonical::formats::Q8_0;
+use crate::engine::canonical::formats::Small;
+use crate::engine::canonical::packed::Quads;
+use crate::engine::canonical::products::Task;
+use crate::engine::canonical::round::Row;
+use crate::engine::canonical::simd::LANES;
+use crate::engine::canonical::simd::Simd;
+use crate::engine::canonical::x86::Avx512;
+use crate::shape::WeightFormat;
+
+/// Inputs of a tile.
+const TILE: usize = 16;
+
+/// Inputs from which on tiles are the faster (measured).
+const WORTH_TILES: usize = 32;
+
+/// Whether the processor has AMX-int8 and the system lets this process use it.
 pub(super) fn is_available() -> bool {
-    false
+    static AVAILABLE: OnceLock<bool> = OnceLock::new();
+    *AVAILABLE.get_or_init(|| Avx512::<true>::detect().is_some() && has_instructions() && is_permitted())
+}
+
+/// Source: Intel's manual, volume 2, `CPUID`, leaf 7: bits 24 and 25 of EDX.
+fn has_instructions() -> bool {
+    const TILES_OF_BYTES: u32 = 3 << 24;
+    __cpuid(0).eax >= 7 && __cpuid_count(7, 0).edx & TILES_OF_BYTES == TILES_OF_BYTES
+}
+
+/// Asks Linux for the tile registers, which it saves only for processes that asked. Source: the kernel's `arch/x86/xstate.rst`.
+fn is_permitted() -> bool {
+    const ARCH_PRCTL: usize = 158;
+    const REQUEST_PERMISSION: usize = 0x1023;
+    const TILE_DATA: usize = 18;
+    let mut result = ARCH_PRCTL;
+    // SAFETY: the call takes two numbers and touches no memory of ours; the kernel may change rcx and r11.
+    unsafe {
+        asm!("syscall", inout("rax") result, in("rdi") REQUEST_PERMISSION, in("rsi") TILE_DATA, out("rcx") _, out("r11") _, options(nostack));
+    }
+    result == 0
+}
+
+/// Multiplies as many inputs as fill tiles; returns how many.
+pub(super) fn multiply_tiles(task: &Task<'_>) -> usize {
+    let count = task.count() / TILE * TILE;
+    if task.count() < WORTH_TILES || !is_available() {
+        return 0;
+    }
+    // SAFETY: the machine has what the kernels are compiled for, as just checked.
+    unsafe {
+        match task.weights.format() {
+            WeightFormat::F32 | WeightFormat::F16 | WeightFormat::BF16 => return 0,
+            WeightFormat::Q4_0 => small::<Q4_0>(task, count),
+            WeightFormat::Q4_1 => small::<Q4_1>(task, count),
+            WeightFormat::Q5_0 => small::<Q5_0>(task, count),
+            WeightFormat::Q5_1 => small::<Q5_1>(task, count),
+            WeightFormat::Q8_0 => small::<Q8_0>(task, count),
+            WeightFormat::Q4K => large::<Q4K>(task, count),
+            WeightFormat::Q5K => large::<Q5K>(task, count),
+            WeightFormat::Q6K => large::<Q6K>(task, count),
+        }
+    }
+    count
+}
+
+/// What `LDTILECFG` reads. Source: Intel's manual, volume 2.
+#[repr(C, align(64))]
+struct TileConfig {
+    palette: u8,
+    start_row: u8,
+    reserved: [u8; 14],
+    row_bytes: [u16; 16],
+    rows: [u8; 16],
+}
+
+/// The tile registers set up while this lives: sums in 0 and 3, inputs in 1 and 4, weights in 2 and 5.
+struct Tiles(());
+
+impl Tiles {
+    /// - `bytes`: of a row of inputs: 32 or 64
+    ///
+    /// # Safety
+    /// The machine must have AMX, and the process the permission to use it.
+    unsafe fn new(bytes: u16) -> Self {
+        let mut config = TileConfig { palette: 1, start_row: 0, reserved: [0; 14], row_bytes: [0; 16], rows: [0; 16] };
+        for (tile, rows, bytes) in [(0, 16, 64), (1, 16, bytes), (2, (bytes / 4) as u8, 64)] {
+            for tile in [tile, tile + 3] {
+                config.row_bytes[tile] = bytes;
+                config.rows[tile] = rows;
+            }
+        }
+        // SAFETY: the configuration is 64 bytes long and valid.
+        unsafe { asm!("ldtilecfg [{config}]", config = in(reg) &raw const config, options(nostack, readonly)) };
+        Self(())
+    }
+}
+
+impl Drop for Tiles {
+    fn drop(&mut self) {
+        // SAFETY: a value exists only where the machine has AMX.
+        unsafe { asm!("tilerelease", options(nostack, nomem)) }
+    }
+}
+
+/// A 16 × 16 tile of sums: one row for each input.
+#[repr(C, align(64))]
+struct Sums([[i32; LANES]; TILE]);
+
+thread_local! {
+    /// A group's weights as bytes.
+    static EXPANDED: RefCell<Vec<Quads>> = const { RefCell::new(Vec::new()) };
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+fn small<F: Small>(task: &Task<'_>, count: usize) {
+    let Some(simd) = Avx512::<true>::detect() else { return };
+    // SAFETY: the caller checked that there is AMX.
+    let tiles = unsafe { Tiles::new(32) };
+    EXPANDED.with_borrow_mut(|expanded| {
+        for group in task.groups.clone() {
+            let blocks = task.weights.group::<F>(group);
+            expanded.clear();
+            for block in blocks {
+                expanded.extend_from_slice(&F::expand(simd, block));
+            }
+            for first in (0..count).step_by(TILE) {
+                small_tile::<F>(simd, task, group, blocks, expanded, first, &tiles);
+            }
+        }
+    });
+}
+
+#[inline(always)]
+fn small_tile<F: Small>(
+    simd: Avx512<true>,
+    task: &Task<'_>,
+    group: usize,
+    blocks: &[F::Block],
+    expanded: &[Quads],
+    first: usize,
+    _: &Tiles,
+) {
+    let rows: [Row<'_>; TILE] = std::array::from_fn(|index| task.row(first + index));
+    let stride = task.row_stride();
+    let mut sums = [simd.splat(0.0); TILE];
+    let mut dots = Sums([[0; LANES]; TILE]);
+    for (index, (block, weights)) in blocks.iter().zip(expanded.as_chunks::<8>().0).enumerate() {
+        let codes = &rows[0].codes[8 * index..];
+        // SAFETY: 16 rows of 32 bytes lie at `codes`, each `stride` after the one before, because the task has 16 inputs from
+        // `first` on; `weights` are 8 rows of 64 bytes and `dots` 16 of them.
+        unsafe {
+            asm!(
+                "tilezero tmm0",
+                "tileloadd tmm1, [{codes} + {stride}]",
+                "tileloadd tmm2, [{weights} + {row}]",
+                "tdpbsud tmm0, tmm1, tmm2",
+                "tilestored [{dots} + {row}], tmm0",
+                codes = in(reg) codes.as_ptr(),
+                stride = in(reg) stride,
+                weights = in(reg) weights.as_ptr(),
+                dots = in(reg) &raw mut dots,
+                row = in(reg) 64_usize,
+                options(nostack),
+            );
+        }
+        for (input, (sum, dot)) in rows.iter().zip(sums.iter_mut().zip(&dots.0)) {
+            *sum = F::finish(simd, block, Part::of(input, index), simd.load_ints(dot), *sum);
+        }
+    }
+    write(simd, task, group, first, &sums);
+}
+
+/// A super-block of a group: two planes, and the minima.
+#[derive(Clone)]
+#[repr(C, align(64))]
+struct Planes {
+    planes: [[[i8; 4 * LANES]; 64]; 2],
+    minima: Option<[[i32; LANES]; 4]>,
+}
+
+thread_local! {
+    static PLANES: RefCell<Vec<Planes>> = const { RefCell::new(Vec::new()) };
+    /// The sums of codes of the task's inputs as pairs of 16 bits, one for each 32 elements.
+    static TOTALS: RefCell<Vec<i32>> = const { RefCell::new(Vec::new()) };
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
+fn large<F: Large>(task: &Task<'_>, count: usize) {
+    let Some(simd) = Avx512::<true>::detect() else { return };
+    // SAFETY: the caller checked that there is AMX.
+    let tiles = unsafe { Tiles::new(64) };
+    TOTALS.with_borrow_mut(|totals| {
+        totals.clear();
+        for input in 0..count {
+            totals.extend(task.row(input).sums.as_chunks::<4>().0.iter().map(pair_of_totals));
+        }
+        PLANES.with_borrow_mut(|planes| {
+            for group in task.groups.clone() {
+                let blocks = task.weights.group::<F>(group);
+                planes.resize(blocks.len(), Planes { planes: [[[0; 4 * LANES]; 64]; 2], minima: None });
+                for (planes, block) in planes.iter_mut().zip(blocks) {
+                    F::expand(block, &mut planes.planes);
+                    planes.minima = F::minima(block);
+                }
+                for first in (0..count).step_by(TILE) {
+                    large_tile::<F>(simd, task, group, blocks, planes, totals, first, &tiles);
+                }
+            }
+        });
+    });
+}
+
+/// The sums of the codes of two parts of 32, from those of four of 16. Each fits into 16 bits: 32 × 127 is 4,064.
+#[inline(always)]
+fn pair_of_totals(sums: &[i32; 4]) -> i32 {
+    let [a, b, c, d] = *sums;
+    (a + b) & 0xffff | (c + d) << 16
+}
+
+#[inline(always)]
+#[allow(clippy::too_many_arguments, reason = "what a tile is made of")]
+fn large_tile<F: Large>(
+    simd: Avx512<true>,
+    task: &Task<'_>,
+    group: usize,
+    blocks: &[F::Block],
+    planes: &[Planes],
+    totals: &[i32],
+    first: usize,
+    _: &Tiles,
+) {
+    let rows: [Row<'_>; TILE] = std::array::from_fn(|index| task.row(first + index));
+    let stride = task.row_stride();
+    let mut sums = [simd.splat(0.0); TILE];
+    let (mut high, mut low) = (Sums([[0; LANES]; TILE]), Sums([[0; LANES]; TILE]));
+    for (index, (block, planes)) in blocks.iter().zip(planes).enumerate() {
+        let codes = &rows[0].codes[64 * index..];
+        // SAFETY: 16 rows of 256 bytes lie at `codes`, each `stride` after the one before, because the task has 16 inputs from
+        // `first` on; each plane has 64 rows of 64 bytes, and `high` and `low` 16 of them.
+        unsafe { multiply_planes(codes.as_ptr(), stride, &planes.planes, &mut high, &mut low) };
+        for (input, sum) in sums.iter_mut().enumerate() {
+            let (high, low) = (simd.load_ints(&high.0[input]), simd.load_ints(&low.0[input]));
+            let dot = simd.add_ints(simd.shift_left::<6>(high), low);
+            let minimum = match &planes.minima {
+                Some(minima) => {
+                    let at = ((first + input) * blocks.len() + index) * 4;
+                    sum_minima(simd, minima, &totals[at..at + 4])
+                }
+                None => simd.splat_int(0),
+            };
+            *sum = F::finish(simd, block, rows[input].scale(index), dot, minimum, *sum);
+        }
+    }
+    write(simd, task, group, first, &sums);
+}
+
+/// # Safety
+/// At `codes` there must be 16 rows of 256 bytes, `stride` bytes apart.
+#[inline(always)]
+unsafe fn multiply_planes(
+    codes: *const i32,
+    stride: usize,
+    planes: &[[[i8; 4 * LANES]; 64]; 2],
+    high: &mut Sums,
+    low: &mut Sums,
+) {
+    // SAFETY: as the caller promises; a plane is four times 16 rows of 64 bytes, a tile of sums 16 of them.
+    unsafe {
+        asm!(
+            "tilezero tmm0",
+            "tilezero tmm3",
+            "tileloadd tmm1, [{codes} + {stride}]",
+            "tileloadd tmm2, [{first} + {row}]",
+            "tdpbssd tmm0, tmm1, tmm2",
+            "tileloadd tmm5, [{second} + {row}]",
+            "tdpbssd tmm3, tmm1, tmm5",
+            "tileloadd tmm4, [{codes} + {stride} + 64]",
+            "tileloadd tmm2, [{first} + {row} + 1024]",
+            "tdpbssd tmm0, tmm4, tmm2",
+            "tileloadd tmm5, [{second} + {row} + 1024]",
+            "tdpbssd tmm3, tmm4, tmm5",
+            "tileloadd tmm1, [{codes} + {stride} + 128]",
+            "tileloadd tmm2, [{first} + {row} + 2048]",
+            "tdpbssd tmm0, tmm1, tmm2",
+            "tileloadd tmm5, [{second} + {row} + 2048]",
+            "tdpbssd tmm3, tmm1, tmm5",
+            "tileloadd tmm4, [{codes} + {stride} + 192]",
+            "tileloadd tmm2, [{first} + {row} + 3072]",
+            "tdpbssd tmm0, tmm4, tmm2",
+            "tileloadd tmm5, [{second} + {row} + 3072]",
+            "tdpbssd tmm3, tmm4, tmm5",
+            "tilestored [{high} + {row}], tmm0",
+            "tilestored [{low} + {row}], tmm3",
+            codes = in(reg) codes,
+            stride = in(reg) stride,
+            first = in(reg) planes[0].as_ptr(),
+            second = in(reg) planes[1].as_ptr(),
+            high = in(reg) high,
+            low = in(reg) low,
+            row = in(reg) 64_usize,
+            options(nostack),
+        );
+    }
+}
+
+/// The part minima times the sums of the codes of one input.
+#[inline(always)]
+fn sum_minima(simd: Avx512<true>, minima: &[[i32; LANES]; 4], totals: &[i32]) -> __m512i {
+    let mut sum = simd.splat_int(0);
+    for (minima, total) in minima.iter().zip(totals) {
+        // SAFETY: `simd` proves that the machine has the instruction.
+        sum = unsafe { _mm512_dpwssd_epi32(sum, simd.load_ints(minima), simd.splat_int(*total)) };
+    }
+    sum
+}
+
+#[inline(always)]
+fn write(simd: Avx512<true>, task: &Task<'_>, group: usize, first: usize, sums: &[__m512; TILE]) {
+    for (input, sum) in (first..).zip(sums) {
+        let mut values = [0.0; LANES];
+        simd.store(*sum, &mut values);
+        // SAFETY: the groups of the task are its own, as `multiply`'s caller promises.
+        unsafe { task.output.write(input, group, &values) };
+    }
 }

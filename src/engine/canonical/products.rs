@@ -44,7 +44,7 @@ impl<'a> Output<'a> {
     /// # Safety
     /// Nobody else may read or write these elements at the same time.
     #[inline(always)]
-    unsafe fn write(&self, input: usize, group: usize, values: &[f32; LANES]) {
+    pub(super) unsafe fn write(&self, input: usize, group: usize, values: &[f32; LANES]) {
         let first = group * LANES;
         assert!(input < self.inputs && first < self.rows, "a task stays within its output");
         let count = LANES.min(self.rows - first);
@@ -64,13 +64,18 @@ pub(super) struct Task<'a> {
 }
 
 impl<'a> Task<'a> {
-    fn row(&self, index: usize) -> Row<'a> {
+    pub(super) fn row(&self, index: usize) -> Row<'a> {
         let (rounding, columns) = (self.weights.rounding(), self.weights.columns());
         let words = rounding.row_words(columns);
         Row::new(rounding, columns, &self.inputs[index * words..(index + 1) * words])
     }
 
-    fn count(&self) -> usize {
+    /// Bytes from one rounded row to the next.
+    pub(super) fn row_stride(&self) -> usize {
+        4 * self.weights.rounding().row_words(self.weights.columns())
+    }
+
+    pub(super) fn count(&self) -> usize {
         self.inputs.len() / self.weights.rounding().row_words(self.weights.columns())
     }
 }
@@ -91,41 +96,46 @@ pub(in crate::engine) unsafe fn multiply(
 ) {
     assert_eq!(output.rows, weights.rows(), "the output has the matrix's rows");
     let task = Task { weights, inputs, groups, output };
+    #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+    let skip = if set == InstructionSet::Amx { super::amx::multiply_tiles(&task) } else { 0 };
+    #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
+    let skip = 0;
     match weights.format() {
-        WeightFormat::F32 => f32(set, &task),
-        WeightFormat::F16 => f16(set, &task),
-        WeightFormat::BF16 => bf16(set, &task),
-        WeightFormat::Q4_0 => q4_0(set, &task),
-        WeightFormat::Q4_1 => q4_1(set, &task),
-        WeightFormat::Q5_0 => q5_0(set, &task),
-        WeightFormat::Q5_1 => q5_1(set, &task),
-        WeightFormat::Q8_0 => q8_0(set, &task),
-        WeightFormat::Q4K => q4_k(set, &task),
-        WeightFormat::Q5K => q5_k(set, &task),
-        WeightFormat::Q6K => q6_k(set, &task),
+        WeightFormat::F32 => f32(set, &task, skip),
+        WeightFormat::F16 => f16(set, &task, skip),
+        WeightFormat::BF16 => bf16(set, &task, skip),
+        WeightFormat::Q4_0 => q4_0(set, &task, skip),
+        WeightFormat::Q4_1 => q4_1(set, &task, skip),
+        WeightFormat::Q5_0 => q5_0(set, &task, skip),
+        WeightFormat::Q5_1 => q5_1(set, &task, skip),
+        WeightFormat::Q8_0 => q8_0(set, &task, skip),
+        WeightFormat::Q4K => q4_k(set, &task, skip),
+        WeightFormat::Q5K => q5_k(set, &task, skip),
+        WeightFormat::Q6K => q6_k(set, &task, skip),
     }
 }
 
 kernels! {
-    fn f32(task: &Task<'_>) = run::<super::formats::F32, _>;
-    fn f16(task: &Task<'_>) = run::<super::formats::F16, _>;
-    fn bf16(task: &Task<'_>) = run::<super::formats::Bf16, _>;
-    fn q4_0(task: &Task<'_>) = run::<super::formats::Q4_0, _>;
-    fn q4_1(task: &Task<'_>) = run::<super::formats::Q4_1, _>;
-    fn q5_0(task: &Task<'_>) = run::<super::formats::Q5_0, _>;
-    fn q5_1(task: &Task<'_>) = run::<super::formats::Q5_1, _>;
-    fn q8_0(task: &Task<'_>) = run::<super::formats::Q8_0, _>;
-    fn q4_k(task: &Task<'_>) = run::<super::formats::Q4K, _>;
-    fn q5_k(task: &Task<'_>) = run::<super::formats::Q5K, _>;
-    fn q6_k(task: &Task<'_>) = run::<super::formats::Q6K, _>;
+    fn f32(task: &Task<'_>, skip: usize) = run::<super::formats::F32, _>;
+    fn f16(task: &Task<'_>, skip: usize) = run::<super::formats::F16, _>;
+    fn bf16(task: &Task<'_>, skip: usize) = run::<super::formats::Bf16, _>;
+    fn q4_0(task: &Task<'_>, skip: usize) = run::<super::formats::Q4_0, _>;
+    fn q4_1(task: &Task<'_>, skip: usize) = run::<super::formats::Q4_1, _>;
+    fn q5_0(task: &Task<'_>, skip: usize) = run::<super::formats::Q5_0, _>;
+    fn q5_1(task: &Task<'_>, skip: usize) = run::<super::formats::Q5_1, _>;
+    fn q8_0(task: &Task<'_>, skip: usize) = run::<super::formats::Q8_0, _>;
+    fn q4_k(task: &Task<'_>, skip: usize) = run::<super::formats::Q4K, _>;
+    fn q5_k(task: &Task<'_>, skip: usize) = run::<super::formats::Q5K, _>;
+    fn q6_k(task: &Task<'_>, skip: usize) = run::<super::formats::Q6K, _>;
 }
 
+/// Multiplies inputs from `skip` on.
 #[inline(always)]
-fn run<F: Format, S: Simd>(s: S, task: &Task<'_>) {
+fn run<F: Format, S: Simd>(s: S, task: &Task<'_>, skip: usize) {
     let count = task.count();
     for group in task.groups.clone() {
         let blocks = task.weights.group::<F>(group);
-        let mut first = 0;
+        let mut first = skip;
         while first < count {
             first += match count - first {
                 8.. => tile::<F, S, 8>(s, task, group, blocks, first),

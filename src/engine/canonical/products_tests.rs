@@ -54,7 +54,7 @@ fn any_input() -> impl Strategy<Value = f32> {
 }
 
 prop_compose! {
-    fn shapes()(format in prop::sample::select(WeightFormat::ALL), rows in 1..40_usize, blocks in 1..4_usize, odd in 1..173_usize, inputs in 1..20_usize)
+    fn shapes()(format in prop::sample::select(WeightFormat::ALL), rows in 1..40_usize, blocks in 1..4_usize, odd in 1..173_usize, inputs in prop_oneof![6 => 1..20_usize, 1 => 32..70_usize])
         -> (WeightFormat, usize, usize, usize)
     {
         let block = format.block_elements() as usize;

@@ -128,6 +128,7 @@ pub(super) trait Simd: Copy {
     fn store_bytes(self, value: Self::I, to: &mut [i8; LANES]);
 
     fn load_bytes(self, from: &[u8; BYTES]) -> Self::B;
+    fn store_quads(self, value: Self::B, to: &mut [u8; BYTES]);
     fn or_bytes(self, a: Self::B, b: Self::B) -> Self::B;
     /// `value >> SHIFT & mask` of each byte. The mask has no bits that the shift brings in from a neighbour.
     fn bits_of<const SHIFT: u32>(self, value: Self::B, mask: u8) -> Self::B;
@@ -375,6 +376,11 @@ impl Simd for Plain {
     #[inline(always)]
     fn load_bytes(self, from: &[u8; BYTES]) -> Self::B {
         *from
+    }
+
+    #[inline(always)]
+    fn store_quads(self, value: Self::B, to: &mut [u8; BYTES]) {
+        *to = value;
     }
 
     #[inline(always)]

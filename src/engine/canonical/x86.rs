@@ -275,6 +275,16 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
+    fn store_quads(self, value: Self::B, to: &mut [u8; BYTES]) {
+        let to = to.as_mut_ptr().cast::<__m256i>();
+        // SAFETY: as said at the implementation.
+        unsafe {
+            _mm256_storeu_si256(to, value[0]);
+            _mm256_storeu_si256(to.add(1), value[1]);
+        }
+    }
+
+    #[inline(always)]
     fn or_bytes(self, a: Self::B, b: Self::B) -> Self::B {
         // SAFETY: as said at the implementation.
         unsafe { [_mm256_or_si256(a[0], b[0]), _mm256_or_si256(a[1], b[1])] }
@@ -576,6 +586,12 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
     fn load_bytes(self, from: &[u8; BYTES]) -> Self::B {
         // SAFETY: as said at the implementation.
         unsafe { _mm512_loadu_si512(from.as_ptr().cast::<__m512i>()) }
+    }
+
+    #[inline(always)]
+    fn store_quads(self, value: Self::B, to: &mut [u8; BYTES]) {
+        // SAFETY: as said at the implementation.
+        unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast::<__m512i>(), value) }
     }
 
     #[inline(always)]

@@ -4,6 +4,8 @@ use bytemuck::Pod;
 use bytemuck::Zeroable;
 
 use crate::engine::canonical::formats::Format;
+use crate::engine::canonical::formats::Part;
+use crate::engine::canonical::formats::Small;
 use crate::engine::canonical::formats::codes32;
 use crate::engine::canonical::formats::quads;
 use crate::engine::canonical::half::widen;
@@ -64,13 +66,25 @@ impl Format for Q8_0 {
         sums: &mut [S::F; N],
     ) {
         let scales = s.load_halves(&block.scales);
-        let weights = block.quads.each_ref().map(|quads| s.load_bytes(quads));
         for (input, sum) in inputs.iter().zip(sums) {
             let mut dot = s.biased(input.sums[index]);
-            for (weights, codes) in weights.iter().zip(codes32(input, index)) {
-                dot = s.dot_biased(dot, *weights, *codes);
+            for (quads, codes) in block.quads.iter().zip(codes32(input, index)) {
+                dot = s.dot_biased(dot, s.load_bytes(quads), *codes);
             }
             *sum = s.fma(s.float(dot), s.mul(scales, s.splat(input.scale(index))), *sum);
         }
+    }
+}
+
+impl Small for Q8_0 {
+    #[inline(always)]
+    fn expand<S: Simd>(_: S, block: &Block) -> [Quads; 8] {
+        block.quads
+    }
+
+    #[inline(always)]
+    fn finish<S: Simd>(s: S, block: &Block, input: Part, dot: S::I, sum: S::F) -> S::F {
+        let dot = s.add_ints(dot, s.splat_int(-128 * input.total));
+        s.fma(s.float(dot), s.mul(s.load_halves(&block.scales), s.splat(input.scale)), sum)
     }
 }

@@ -79,6 +79,46 @@ const CACHE_LINE: usize = 64;
 /// How far ahead of its use memory is asked for, in bytes (measured).
 const AHEAD: usize = 2048;
 
+/// What belongs to a block of 32 elements of input: its scale, and the sum of its codes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Part {
+    pub(super) scale: f32,
+    pub(super) total: i32,
+}
+
+impl Part {
+    #[inline(always)]
+    pub(super) fn of(input: &Row<'_>, index: usize) -> Self {
+        Self { scale: input.scale(index), total: input.sums[index] }
+    }
+}
+
+/// A format with blocks of 32, in the two steps that matrix units need.
+pub(super) trait Small: Format {
+    /// The quads of a block as unsigned bytes.
+    fn expand<S: Simd>(s: S, block: &Self::Block) -> [[u8; 4 * LANES]; 8];
+
+    /// Adds a block's part to a sum.
+    ///
+    /// - `dot`: the dot products of the sixteen rows' unsigned bytes with the codes
+    fn finish<S: Simd>(s: S, block: &Self::Block, input: Part, dot: S::I, sum: S::F) -> S::F;
+}
+
+/// A format with super-blocks of 256, in the two steps that matrix units need.
+pub(super) trait Large: Format {
+    /// Quants times part scales, as `64 × high + low`, both in signed bytes: `[high, low]`.
+    fn expand(block: &Self::Block, planes: &mut [[[i8; 4 * LANES]; 64]; 2]);
+
+    /// The part minima of the sixteen rows as pairs of parts, part `2p` in the lower 16 bits of word `p`.
+    fn minima(block: &Self::Block) -> Option<[[i32; LANES]; 4]>;
+
+    /// Adds a block's part to a sum.
+    ///
+    /// - `dot`: the dot products of the sixteen rows with the codes, part scales included
+    /// - `minimum`: the sums of part minima times sums of codes
+    fn finish<S: Simd>(s: S, block: &Self::Block, scale: f32, dot: S::I, minimum: S::I, sum: S::F) -> S::F;
+}
+
 /// Runs `$body` with the type `$name` standing for the format of that value.
 macro_rules! with_format {
     ($format:expr, $name:ident => $body:expr) => {
@@ -162,29 +202,40 @@ fn fifth(packed: &[u8; 4 * LANES], row: usize, column: usize) -> u8 {
 }
 
 /// The eight quads of 32 columns, from what [`pack_nibbles`] made.
+///
+/// Kernels spell such things out: what passes through a closure of the standard library leaves the registers.
 #[inline(always)]
 fn load_nibbles<S: Simd>(s: S, packed: &[[u8; 4 * LANES]; 4]) -> [S::B; 8] {
-    let bytes = packed.each_ref().map(|bytes| s.load_bytes(bytes));
-    std::array::from_fn(|j| if j < 4 { s.bits_of::<0>(bytes[j], 15) } else { s.bits_of::<4>(bytes[j - 4], 15) })
+    let [a, b, c, d] = packed;
+    let (a, b, c, d) = (s.load_bytes(a), s.load_bytes(b), s.load_bytes(c), s.load_bytes(d));
+    [
+        s.bits_of::<0>(a, 15),
+        s.bits_of::<0>(b, 15),
+        s.bits_of::<0>(c, 15),
+        s.bits_of::<0>(d, 15),
+        s.bits_of::<4>(a, 15),
+        s.bits_of::<4>(b, 15),
+        s.bits_of::<4>(c, 15),
+        s.bits_of::<4>(d, 15),
+    ]
 }
 
 /// The same with the fifth bits, from what [`pack_fifths`] made.
 #[inline(always)]
 fn load_fives<S: Simd>(s: S, packed: &[[u8; 4 * LANES]; 4], fifths: &[u8; 4 * LANES]) -> [S::B; 8] {
-    let low = load_nibbles(s, packed);
+    let [a, b, c, d, e, f, g, h] = load_nibbles(s, packed);
     let bits = s.load_bytes(fifths);
     // The bit of quad j goes to place 4.
-    let high = [
-        s.raise::<4>(s.bits_of::<0>(bits, 1)),
-        s.raise::<3>(s.bits_of::<0>(bits, 2)),
-        s.raise::<2>(s.bits_of::<0>(bits, 4)),
-        s.raise::<1>(s.bits_of::<0>(bits, 8)),
-        s.bits_of::<0>(bits, 16),
-        s.bits_of::<1>(bits, 16),
-        s.bits_of::<2>(bits, 16),
-        s.bits_of::<3>(bits, 16),
-    ];
-    std::array::from_fn(|j| s.or_bytes(low[j], high[j]))
+    [
+        s.or_bytes(a, s.raise::<4>(s.bits_of::<0>(bits, 1))),
+        s.or_bytes(b, s.raise::<3>(s.bits_of::<0>(bits, 2))),
+        s.or_bytes(c, s.raise::<2>(s.bits_of::<0>(bits, 4))),
+        s.or_bytes(d, s.raise::<1>(s.bits_of::<0>(bits, 8))),
+        s.or_bytes(e, s.bits_of::<0>(bits, 16)),
+        s.or_bytes(f, s.bits_of::<1>(bits, 16)),
+        s.or_bytes(g, s.bits_of::<2>(bits, 16)),
+        s.or_bytes(h, s.bits_of::<3>(bits, 16)),
+    ]
 }
 
 /// Words `8 × block..8 × block + 8` of an input's codes: those of 32 columns.

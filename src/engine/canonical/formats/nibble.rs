@@ -4,6 +4,8 @@ use bytemuck::Pod;
 use bytemuck::Zeroable;
 
 use crate::engine::canonical::formats::Format;
+use crate::engine::canonical::formats::Part;
+use crate::engine::canonical::formats::Small;
 use crate::engine::canonical::formats::codes32;
 use crate::engine::canonical::formats::dot32;
 use crate::engine::canonical::formats::fifth;
@@ -110,21 +112,42 @@ impl<const OFFSET: usize, const FIVE: usize> Format for Nibble<OFFSET, FIVE> {
         inputs: &[Row<'_>; N],
         sums: &mut [S::F; N],
     ) {
-        let scales = s.load_halves(&block.scales);
-        let weights = match block.fifths.first() {
+        let weights = Self::load(s, block);
+        for (input, sum) in inputs.iter().zip(sums) {
+            let dot = dot32::<S, FIVE>(s, s.splat_int(0), &weights, codes32(input, index));
+            *sum = Self::finish(s, block, Part::of(input, index), dot, *sum);
+        }
+    }
+}
+
+impl<const OFFSET: usize, const FIVE: usize> Nibble<OFFSET, FIVE> {
+    #[inline(always)]
+    fn load<S: Simd>(s: S, block: &Block<OFFSET, FIVE>) -> [S::B; 8] {
+        match block.fifths.first() {
             Some(fifths) => load_fives(s, &block.nibbles, fifths),
             None => load_nibbles(s, &block.nibbles),
-        };
-        for (input, sum) in inputs.iter().zip(sums) {
-            let scale = s.splat(input.scale(index));
-            let total = input.sums[index];
-            let start = s.splat_int(if OFFSET == 0 { -Self::ZERO * total } else { 0 });
-            let dot = dot32::<S, FIVE>(s, start, &weights, codes32(input, index));
-            *sum = s.fma(s.float(dot), s.mul(scales, scale), *sum);
-            if let Some(offsets) = block.offsets.first() {
-                let offsets = s.mul(s.load_halves(offsets), scale);
-                *sum = s.fma(s.splat(total as f32), offsets, *sum);
-            }
         }
+    }
+}
+
+impl<const OFFSET: usize, const FIVE: usize> Small for Nibble<OFFSET, FIVE> {
+    #[inline(always)]
+    fn expand<S: Simd>(s: S, block: &Self::Block) -> [Quads; 8] {
+        let mut quads = [[0; 4 * LANES]; 8];
+        for (quads, weights) in quads.iter_mut().zip(Self::load(s, block)) {
+            s.store_quads(weights, quads);
+        }
+        quads
+    }
+
+    #[inline(always)]
+    fn finish<S: Simd>(s: S, block: &Self::Block, input: Part, dot: S::I, sum: S::F) -> S::F {
+        let scale = s.splat(input.scale);
+        let Some(offsets) = block.offsets.first() else {
+            let dot = s.add_ints(dot, s.splat_int(-Self::ZERO * input.total));
+            return s.fma(s.float(dot), s.mul(s.load_halves(&block.scales), scale), sum);
+        };
+        let sum = s.fma(s.float(dot), s.mul(s.load_halves(&block.scales), scale), sum);
+        s.fma(s.splat(input.total as f32), s.mul(s.load_halves(offsets), scale), sum)
     }
 }

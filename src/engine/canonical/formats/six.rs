@@ -4,6 +4,7 @@ use bytemuck::Pod;
 use bytemuck::Zeroable;
 
 use crate::engine::canonical::formats::Format;
+use crate::engine::canonical::formats::Large;
 use crate::engine::canonical::formats::codes32;
 use crate::engine::canonical::formats::load_nibbles;
 use crate::engine::canonical::formats::nibble;
@@ -115,27 +116,61 @@ impl Format for Q6K {
                 }
             }
         }
-        let scales = s.load_halves(&block.scales);
         for n in 0..N {
-            sums[n] = s.fma(s.float(dots[n]), s.mul(scales, s.splat(inputs[n].scale(index))), sums[n]);
+            sums[n] = Self::finish(s, block, inputs[n].scale(index), dots[n], dots[n], sums[n]);
         }
+    }
+}
+
+impl Large for Q6K {
+    #[inline(always)]
+    fn expand(block: &Block, planes: &mut [[[i8; 4 * LANES]; 64]; 2]) {
+        let [high, low] = planes;
+        for part in 0..2 * STRETCHES {
+            let (stretch, half) = (part / 2, part % 2);
+            let mut scale = [0; 4 * LANES];
+            for (at, scale) in scale.iter_mut().enumerate() {
+                *scale = i16::from(block.parts[part][at / 4] as i8);
+            }
+            for j in 0..4 {
+                let (high, low) = (&mut high[4 * part + j], &mut low[4 * part + j]);
+                let (nibbles, upper) = (&block.nibbles[stretch][j], &block.upper[stretch][half]);
+                for at in 0..4 * LANES {
+                    let quant = nibbles[at] >> (4 * half) & 15 | (upper[at] >> (2 * j) & 3) << 4;
+                    let weight = (i16::from(quant) - 32) * scale[at];
+                    high[at] = (weight >> 6) as i8;
+                    low[at] = (weight & 63) as i8;
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn minima(_: &Block) -> Option<[[i32; LANES]; 4]> {
+        None
+    }
+
+    #[inline(always)]
+    fn finish<S: Simd>(s: S, block: &Block, scale: f32, dot: S::I, _: S::I, sum: S::F) -> S::F {
+        s.fma(s.float(dot), s.mul(s.load_halves(&block.scales), s.splat(scale)), sum)
     }
 }
 
 /// The eight quads of a stretch, four for each part.
 #[inline(always)]
 fn load_sixes<S: Simd>(s: S, block: &Block, stretch: usize) -> [[S::B; 4]; 2] {
-    let low = load_nibbles(s, &block.nibbles[stretch]);
-    let join = |half: usize| {
-        let bits = s.load_bytes(&block.upper[stretch][half]);
-        // The bits of quad j go to places 4 and 5.
-        let upper = [
-            s.raise::<4>(s.bits_of::<0>(bits, 3)),
-            s.raise::<2>(s.bits_of::<0>(bits, 12)),
-            s.bits_of::<0>(bits, 48),
-            s.bits_of::<2>(bits, 48),
-        ];
-        std::array::from_fn(|j| s.or_bytes(low[4 * half + j], upper[j]))
-    };
-    [join(0), join(1)]
+    let [a, b, c, d, e, f, g, h] = load_nibbles(s, &block.nibbles[stretch]);
+    let [first, second] = &block.upper[stretch];
+    [join_upper(s, [a, b, c, d], s.load_bytes(first)), join_upper(s, [e, f, g, h], s.load_bytes(second))]
+}
+
+/// Puts the upper bits of quad `j`, bits `2j` and `2j + 1`, to places 4 and 5.
+#[inline(always)]
+fn join_upper<S: Simd>(s: S, [a, b, c, d]: [S::B; 4], bits: S::B) -> [S::B; 4] {
+    [
+        s.or_bytes(a, s.raise::<4>(s.bits_of::<0>(bits, 3))),
+        s.or_bytes(b, s.raise::<2>(s.bits_of::<0>(bits, 12))),
+        s.or_bytes(c, s.bits_of::<0>(bits, 48)),
+        s.or_bytes(d, s.bits_of::<2>(bits, 48)),
+    ]
 }

@@ -4,6 +4,7 @@ use bytemuck::Pod;
 use bytemuck::Zeroable;
 
 use crate::engine::canonical::formats::Format;
+use crate::engine::canonical::formats::Large;
 use crate::engine::canonical::formats::codes32;
 use crate::engine::canonical::formats::dot32;
 use crate::engine::canonical::formats::fifth;
@@ -110,9 +111,9 @@ impl<const FIVE: usize> Format for SuperNibble<FIVE> {
 
     fn unpack(block: &Self::Block, row: usize, out: &mut [f32]) {
         for (part, out) in out.chunks_exact_mut(32).enumerate() {
-            let (low, high) = (block.low[part][row], block.high[part % 4][row] >> (part / 4 * 4));
-            let scale = widen(block.scales[row]) * f32::from(low & 15 | (high & 3) << 4);
-            let minimum = widen(block.minima[row]) * f32::from(low >> 4 | (high >> 2 & 3) << 4);
+            let (scale, minimum) = part_scales(block, part)[row];
+            let scale = widen(block.scales[row]) * f32::from(scale);
+            let minimum = widen(block.minima[row]) * f32::from(minimum);
             for (column, out) in out.iter_mut().enumerate() {
                 let bit = block.fifths.first().map_or(0, |fifths| fifth(&fifths[part], row, column));
                 let quant = nibble(&block.nibbles[part], row, column) | bit;
@@ -144,13 +145,64 @@ impl<const FIVE: usize> Format for SuperNibble<FIVE> {
                 minima[n] = s.add_ints(minima[n], s.mul_ints(s.splat_int(total), minimum));
             }
         }
-        let (scales, least) = (s.load_halves(&block.scales), s.load_halves(&block.minima));
         for n in 0..N {
-            let scale = s.splat(inputs[n].scale(index));
-            sums[n] = s.fma(s.float(dots[n]), s.mul(scales, scale), sums[n]);
-            sums[n] = s.fnma(s.float(minima[n]), s.mul(least, scale), sums[n]);
+            sums[n] = Self::finish(s, block, inputs[n].scale(index), dots[n], minima[n], sums[n]);
         }
     }
+}
+
+impl<const FIVE: usize> Large for SuperNibble<FIVE> {
+    #[inline(always)]
+    fn expand(block: &Self::Block, planes: &mut [[[i8; 4 * LANES]; 64]; 2]) {
+        let [high, low] = planes;
+        for part in 0..PARTS {
+            let scales = part_scales(block, part);
+            let mut scale = [0; 4 * LANES];
+            for (at, scale) in scale.iter_mut().enumerate() {
+                *scale = scales[at / 4].0;
+            }
+            for j in 0..8 {
+                let (high, low) = (&mut high[8 * part + j], &mut low[8 * part + j]);
+                let nibbles = &block.nibbles[part][j % 4];
+                for at in 0..4 * LANES {
+                    let bit = if FIVE == 1 { (block.fifths[0][part][at] >> j & 1) << 4 } else { 0 };
+                    let weight = i16::from(nibbles[at] >> (j / 4 * 4) & 15 | bit) * scale[at];
+                    high[at] = (weight >> 6) as i8;
+                    low[at] = (weight & 63) as i8;
+                }
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn minima(block: &Self::Block) -> Option<[[i32; LANES]; 4]> {
+        let mut words = [[0; LANES]; 4];
+        for (pair, words) in words.iter_mut().enumerate() {
+            let (first, second) = (part_scales(block, 2 * pair), part_scales(block, 2 * pair + 1));
+            for (row, word) in words.iter_mut().enumerate() {
+                *word = i32::from(first[row].1) | i32::from(second[row].1) << 16;
+            }
+        }
+        Some(words)
+    }
+
+    #[inline(always)]
+    fn finish<S: Simd>(s: S, block: &Self::Block, scale: f32, dot: S::I, minimum: S::I, sum: S::F) -> S::F {
+        let scale = s.splat(scale);
+        let sum = s.fma(s.float(dot), s.mul(s.load_halves(&block.scales), scale), sum);
+        s.fnma(s.float(minimum), s.mul(s.load_halves(&block.minima), scale), sum)
+    }
+}
+
+/// Scale and minimum of a part for each of sixteen rows.
+#[inline(always)]
+fn part_scales<const FIVE: usize>(block: &Block<FIVE>, part: usize) -> [(i16, i16); LANES] {
+    let mut scales = [(0, 0); LANES];
+    for (row, scale) in scales.iter_mut().enumerate() {
+        let (low, high) = (block.low[part][row], block.high[part % 4][row] >> (part / 4 * 4));
+        *scale = (i16::from(low & 15 | (high & 3) << 4), i16::from(low >> 4 | (high >> 2 & 3) << 4));
+    }
+    scales
 }
 
 /// The scales and the minima of a part of sixteen rows.
