@@ -25,8 +25,9 @@
 //! | 1 messages | [`wire`] (one door in per message), [`keys`] | prost, ed25519-dalek, blake3 |
 //! | 2 decisions, pure | [`membership`] [`placement`] [`routing`] [`session`] [`scheduler`] [`ledger`] [`sampling`] | no clock, no await, no I/O; siblings are strangers |
 //! | 3 the node, pure | [`node`]: composes floor 2; `Input` in, `Action` out | |
-//! | 4 hands | [`mesh`] (libp2p), [`engine`] (kernels, own threads), [`weights`] (files), [`store`] (sled), [`clock`], [`os`] | siblings are strangers |
-//! | 5 house | [`daemon`] [`config`] [`telemetry`] [`api`] [`cli`] [`demo`] | all |
+//! | 4 ground | [`os`]: what differs between systems | |
+//! | 5 hands | [`mesh`] (libp2p), [`engine`] (kernels, own threads), [`weights`] (files), [`store`] (sled), [`clock`] | siblings are strangers |
+//! | 6 house | [`daemon`] [`config`] [`telemetry`] [`api`] [`cli`] [`demo`] | all |
 //!
 //! Architecture invariant: whatever arrives from a peer passes one `decode` in [`wire`] before anything else sees it.
 //!

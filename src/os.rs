@@ -226,6 +226,25 @@ pub fn end_process(pid: u32, ending: Ending) -> io::Result<()> {
     }
 }
 
+/// Asks the system to back memory with large pages where it can, before anything is written there. A system that knows no such thing does not mind.
+///
+/// - `memory`: may be uninitialised; nothing is read or written
+pub fn prefer_large_pages(memory: &mut [std::mem::MaybeUninit<u8>]) {
+    #[cfg(target_os = "linux")]
+    {
+        let page = rustix::param::page_size();
+        let skipped = memory.as_ptr().align_offset(page).min(memory.len());
+        let length = (memory.len() - skipped) / page * page;
+        let start = memory[skipped..].as_mut_ptr().cast();
+        // SAFETY: the pages lie within `memory`, which the caller has to itself; the advice changes no contents.
+        let advised = unsafe { rustix::mm::madvise(start, length, rustix::mm::Advice::LinuxHugepage) };
+        // A kernel without large pages refuses, and small ones do as well.
+        drop(advised);
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = memory;
+}
+
 /// Whether a process of this id runs, as far as can be told.
 pub fn is_running(pid: u32) -> bool {
     #[cfg(unix)]

@@ -162,33 +162,55 @@ fn small_tile<F: Small>(
     _: &Tiles,
 ) {
     let rows: [Row<'_>; TILE] = std::array::from_fn(|index| task.row(first + index));
-    let stride = task.row_stride();
+    let (stride, weights) = (task.row_stride(), expanded.as_chunks::<8>().0);
     let mut sums = [simd.splat(0.0); TILE];
-    let mut dots = Sums([[0; LANES]; TILE]);
-    for (index, (block, weights)) in blocks.iter().zip(expanded.as_chunks::<8>().0).enumerate() {
-        let codes = &rows[0].codes[8 * index..];
-        // SAFETY: 16 rows of 32 bytes lie at `codes`, each `stride` after the one before, because the task has 16 inputs from
-        // `first` on; `weights` are 8 rows of 64 bytes and `dots` 16 of them.
-        unsafe {
-            asm!(
-                "tilezero tmm0",
-                "tileloadd tmm1, [{codes} + {stride}]",
-                "tileloadd tmm2, [{weights} + {row}]",
-                "tdpbsud tmm0, tmm1, tmm2",
-                "tilestored [{dots} + {row}], tmm0",
-                codes = in(reg) codes.as_ptr(),
-                stride = in(reg) stride,
-                weights = in(reg) weights.as_ptr(),
-                dots = in(reg) &raw mut dots,
-                row = in(reg) 64_usize,
-                options(nostack),
-            );
+    let mut dots = [Sums([[0; LANES]; TILE]), Sums([[0; LANES]; TILE])];
+    // The matrix unit works on a block while the one before is finished.
+    for index in 0..=blocks.len() {
+        if let Some(weights) = weights.get(index) {
+            let codes = &rows[0].codes[8 * index..];
+            // SAFETY: 16 rows of 32 bytes lie at `codes`, each `stride` after the one before, because the task has 16 inputs
+            // from `first` on.
+            unsafe { multiply_block(codes.as_ptr(), stride, weights, &mut dots[index % 2], index % 2) };
         }
-        for (input, (sum, dot)) in rows.iter().zip(sums.iter_mut().zip(&dots.0)) {
-            *sum = F::finish(simd, block, Part::of(input, index), simd.load_ints(dot), *sum);
+        let Some(done) = index.checked_sub(1) else { continue };
+        let scales = F::scales(simd, &blocks[done]);
+        for (input, (sum, dot)) in rows.iter().zip(sums.iter_mut().zip(&dots[done % 2].0)) {
+            *sum = F::finish(simd, &scales, Part::of(input, done), simd.load_ints(dot), *sum);
         }
     }
     write(simd, task, group, first, &sums);
+}
+
+/// # Safety
+/// At `codes` there must be 16 rows of 32 bytes, `stride` bytes apart.
+#[inline(always)]
+unsafe fn multiply_block(codes: *const i32, stride: usize, weights: &[Quads; 8], dots: &mut Sums, parity: usize) {
+    macro_rules! multiply {
+        ($dots:literal, $codes:literal, $weights:literal) => {
+            asm!(
+                concat!("tilezero ", $dots),
+                concat!("tileloadd ", $codes, ", [{codes} + {stride}]"),
+                concat!("tileloadd ", $weights, ", [{weights} + {row}]"),
+                concat!("tdpbsud ", $dots, ", ", $codes, ", ", $weights),
+                concat!("tilestored [{dots} + {row}], ", $dots),
+                codes = in(reg) codes,
+                stride = in(reg) stride,
+                weights = in(reg) weights,
+                dots = in(reg) dots,
+                row = in(reg) 64_usize,
+                options(nostack),
+            )
+        };
+    }
+    // SAFETY: as the caller promises; `weights` are 8 rows of 64 bytes and `dots` 16 of them.
+    unsafe {
+        if parity == 0 {
+            multiply!("tmm0", "tmm1", "tmm2");
+        } else {
+            multiply!("tmm3", "tmm4", "tmm5");
+        }
+    }
 }
 
 /// A super-block of a group: two planes, and the minima.
@@ -259,6 +281,7 @@ fn large_tile<F: Large>(
         // SAFETY: 16 rows of 256 bytes lie at `codes`, each `stride` after the one before, because the task has 16 inputs from
         // `first` on; each plane has 64 rows of 64 bytes, and `high` and `low` 16 of them.
         unsafe { multiply_planes(codes.as_ptr(), stride, &planes.planes, &mut high, &mut low) };
+        let scales = F::scales(simd, block);
         for (input, sum) in sums.iter_mut().enumerate() {
             let (high, low) = (simd.load_ints(&high.0[input]), simd.load_ints(&low.0[input]));
             let dot = simd.add_ints(simd.shift_left::<6>(high), low);
@@ -269,7 +292,7 @@ fn large_tile<F: Large>(
                 }
                 None => simd.splat_int(0),
             };
-            *sum = F::finish(simd, block, rows[input].scale(index), dot, minimum, *sum);
+            *sum = F::finish(simd, &scales, rows[input].scale(index), dot, minimum, *sum);
         }
     }
     write(simd, task, group, first, &sums);

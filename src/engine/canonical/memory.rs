@@ -1,10 +1,13 @@
 //! Memory for weights.
 
 use std::alloc::Layout;
-use std::alloc::alloc_zeroed;
+use std::alloc::alloc;
 use std::alloc::dealloc;
 use std::alloc::handle_alloc_error;
+use std::mem::MaybeUninit;
 use std::ptr::NonNull;
+
+use crate::os::prefer_large_pages;
 
 /// Bytes on large pages where the system has them: reading then costs a tenth less (measured).
 pub(super) struct Slab {
@@ -32,8 +35,14 @@ impl Slab {
         let align = if length >= LARGE_PAGE { LARGE_PAGE } else { VECTOR };
         let layout = Layout::from_size_align(length.max(VECTOR), align).expect("the loader limits sizes");
         // SAFETY: the size is above zero.
-        let start = unsafe { alloc_zeroed(layout) };
+        let start = unsafe { alloc(layout) };
         let Some(start) = NonNull::new(start) else { handle_alloc_error(layout) };
+        // SAFETY: the memory was just allocated with this size, and nobody else has it.
+        let memory = unsafe { std::slice::from_raw_parts_mut(start.as_ptr().cast::<MaybeUninit<u8>>(), layout.size()) };
+        if length >= LARGE_PAGE {
+            prefer_large_pages(memory);
+        }
+        memory.fill(MaybeUninit::new(0));
         Self { start, layout }
     }
 

@@ -138,7 +138,7 @@ fn run<F: Format, S: Simd>(s: S, task: &Task<'_>, skip: usize) {
         let mut first = skip;
         while first < count {
             first += match count - first {
-                8.. => tile::<F, S, 8>(s, task, group, blocks, first),
+                8.. if S::TILE >= 8 => tile::<F, S, 8>(s, task, group, blocks, first),
                 4.. => tile::<F, S, 4>(s, task, group, blocks, first),
                 2.. => tile::<F, S, 2>(s, task, group, blocks, first),
                 _ => tile::<F, S, 1>(s, task, group, blocks, first),

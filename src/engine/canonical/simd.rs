@@ -71,11 +71,14 @@ impl InstructionSet {
 
 /// Operations on 16 lanes.
 ///
-/// - `F`: 16 × f32; `I`: 16 × i32; `B`: 64 bytes, four for each lane
+/// - `F`: 16 × f32; `I`: 16 × i32; `B`: 64 bytes, four for each lane; `Run`: dot products on the way
 pub(super) trait Simd: Copy {
     type F: Copy;
     type I: Copy;
     type B: Copy;
+    type Run: Copy;
+    /// Inputs that a product takes at once: as many as there are registers for.
+    const TILE: usize;
 
     fn splat(self, value: f32) -> Self::F;
     fn load(self, from: &[f32; LANES]) -> Self::F;
@@ -134,14 +137,18 @@ pub(super) trait Simd: Copy {
     fn bits_of<const SHIFT: u32>(self, value: Self::B, mask: u8) -> Self::B;
     /// `value << SHIFT` of each byte, of whose bits none leaves it.
     fn raise<const SHIFT: u32>(self, value: Self::B) -> Self::B;
-    /// Adds to each lane the products of its bytes (unsigned) in each `weights[i]` with the four bytes (signed, never −128) of `codes[i]`.
+    /// Opens a run of dot products that will be added to `sum`.
+    fn open(self, sum: Self::I) -> Self::Run;
+    /// Adds to each lane the products of its bytes of `weights` (unsigned) with the four bytes of `codes` (signed, never −128).
     ///
-    /// `RUN` times the largest byte of the weights is at most 128: then sums of 16 bits suffice on the way.
-    fn dot<const RUN: usize>(self, sum: Self::I, weights: &[Self::B; RUN], codes: &[i32; RUN]) -> Self::I;
-    /// What [`Self::dot_biased`] starts from, if the codes of the whole run add up to `codes`.
+    /// Over a run, the largest bytes of the weights together are at most 128: then sums of 16 bits suffice on the way.
+    fn dot(self, run: Self::Run, weights: Self::B, codes: i32) -> Self::Run;
+    /// What a run of [`Self::dot_biased`] is added to, if all its codes add up to `codes`.
     fn biased(self, codes: i32) -> Self::I;
-    /// As [`Self::dot`] with weights `byte − 128`, if the sum began as [`Self::biased`] of all the codes to come.
-    fn dot_biased(self, sum: Self::I, weights: Self::B, codes: i32) -> Self::I;
+    /// As [`Self::dot`] with weights `byte − 128`. A run is one of these.
+    fn dot_biased(self, run: Self::Run, weights: Self::B, codes: i32) -> Self::Run;
+    /// Closes the run that was opened with `sum`: returns the sum with the dot products added.
+    fn close(self, sum: Self::I, run: Self::Run) -> Self::I;
     /// Asks for the cache line of `from + ahead` bytes; any address will do.
     fn prefetch(self, from: &[u8], ahead: usize);
 }
@@ -207,6 +214,8 @@ impl Simd for Plain {
     type F = [f32; LANES];
     type I = [i32; LANES];
     type B = [u8; BYTES];
+    type Run = [i32; LANES];
+    const TILE: usize = 4;
 
     #[inline(always)]
     fn splat(self, value: f32) -> Self::F {
@@ -399,16 +408,19 @@ impl Simd for Plain {
     }
 
     #[inline(always)]
-    fn dot<const RUN: usize>(self, mut sum: Self::I, weights: &[Self::B; RUN], codes: &[i32; RUN]) -> Self::I {
-        for (weights, codes) in weights.iter().zip(codes) {
-            let codes = codes.to_le_bytes().map(|code| i32::from(code as i8));
-            for (sum, weights) in sum.iter_mut().zip(weights.as_chunks::<4>().0) {
-                for (weight, code) in weights.iter().zip(codes) {
-                    *sum += i32::from(*weight) * code;
-                }
+    fn open(self, sum: Self::I) -> Self::Run {
+        sum
+    }
+
+    #[inline(always)]
+    fn dot(self, mut run: Self::Run, weights: Self::B, codes: i32) -> Self::Run {
+        let codes = codes.to_le_bytes().map(|code| i32::from(code as i8));
+        for (sum, weights) in run.iter_mut().zip(weights.as_chunks::<4>().0) {
+            for (weight, code) in weights.iter().zip(codes) {
+                *sum += i32::from(*weight) * code;
             }
         }
-        sum
+        run
     }
 
     #[inline(always)]
@@ -417,8 +429,13 @@ impl Simd for Plain {
     }
 
     #[inline(always)]
-    fn dot_biased(self, sum: Self::I, weights: Self::B, codes: i32) -> Self::I {
-        self.dot(sum, &[weights], &[codes])
+    fn dot_biased(self, run: Self::Run, weights: Self::B, codes: i32) -> Self::Run {
+        self.dot(run, weights, codes)
+    }
+
+    #[inline(always)]
+    fn close(self, _: Self::I, run: Self::Run) -> Self::I {
+        run
     }
 
     #[inline(always)]

@@ -68,7 +68,14 @@ fn perform<S: Simd>(s: S, arguments: &Arguments, results: &mut Results) {
         s.bits_of::<2>(weights, 3),
     ];
     let total: i32 = codes.iter().flat_map(|codes| codes.to_le_bytes()).map(|code| i32::from(code as i8)).sum();
-    let biased = codes.iter().fold(s.biased(total), |sum, codes| s.dot_biased(sum, weights, *codes));
+    let mut biased = s.biased(total);
+    let mut dots = x;
+    let mut run = s.open(dots);
+    for (quarter, codes) in quarters.into_iter().zip(codes) {
+        biased = s.close(biased, s.dot_biased(s.open(biased), weights, *codes));
+        run = s.dot(run, quarter, *codes);
+    }
+    dots = s.close(dots, run);
     let (first, second) = bytes.split_first_chunk().map_or(([0; LANES], [1; LANES]), |(first, _)| (*first, *first));
     let ints = [
         y,
@@ -81,7 +88,7 @@ fn perform<S: Simd>(s: S, arguments: &Arguments, results: &mut Results) {
         s.and_ints(x, y),
         s.load_signed(&first),
         s.load_unsigned(&second),
-        s.dot(x, &quarters, codes),
+        dots,
         s.add_ints(x, biased),
     ];
     for value in ints {

@@ -29,6 +29,8 @@ impl Simd for Avx2 {
     type F = [__m256; 2];
     type I = [__m256i; 2];
     type B = [__m256i; 2];
+    type Run = [__m256i; 2];
+    const TILE: usize = 4;
 
     #[inline(always)]
     fn splat(self, value: f32) -> Self::F {
@@ -310,18 +312,17 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    fn dot<const RUN: usize>(self, sum: Self::I, weights: &[Self::B; RUN], codes: &[i32; RUN]) -> Self::I {
+    fn open(self, _: Self::I) -> Self::Run {
+        self.splat_int(0)
+    }
+
+    #[inline(always)]
+    fn dot(self, run: Self::Run, weights: Self::B, codes: i32) -> Self::Run {
         // SAFETY: as said at the implementation.
         unsafe {
-            let mut pairs = [_mm256_setzero_si256(); 2];
-            for (weights, codes) in weights.iter().zip(codes) {
-                let codes = _mm256_set1_epi32(*codes);
-                pairs[0] = _mm256_add_epi16(pairs[0], _mm256_maddubs_epi16(weights[0], codes));
-                pairs[1] = _mm256_add_epi16(pairs[1], _mm256_maddubs_epi16(weights[1], codes));
-            }
-            let ones = _mm256_set1_epi16(1);
-            let low = _mm256_add_epi32(sum[0], _mm256_madd_epi16(pairs[0], ones));
-            [low, _mm256_add_epi32(sum[1], _mm256_madd_epi16(pairs[1], ones))]
+            let codes = _mm256_set1_epi32(codes);
+            let low = _mm256_add_epi16(run[0], _mm256_maddubs_epi16(weights[0], codes));
+            [low, _mm256_add_epi16(run[1], _mm256_maddubs_epi16(weights[1], codes))]
         }
     }
 
@@ -331,17 +332,24 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    fn dot_biased(self, sum: Self::I, weights: Self::B, codes: i32) -> Self::I {
+    fn dot_biased(self, _: Self::Run, weights: Self::B, codes: i32) -> Self::Run {
         // SAFETY: as said at the implementation.
         unsafe {
-            let (bias, codes, ones) = (_mm256_set1_epi8(-128), _mm256_set1_epi32(codes), _mm256_set1_epi16(1));
-            let half = |sum: __m256i, weights: __m256i| {
-                let weights = _mm256_xor_si256(weights, bias);
-                // The codes take the weights' signs; 128 × 127 × 2 fits into 16 bits.
-                let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(weights), _mm256_sign_epi8(codes, weights));
-                _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, ones))
-            };
-            [half(sum[0], weights[0]), half(sum[1], weights[1])]
+            let (bias, codes) = (_mm256_set1_epi8(-128), _mm256_set1_epi32(codes));
+            let (low, high) = (_mm256_xor_si256(weights[0], bias), _mm256_xor_si256(weights[1], bias));
+            // The codes take the weights' signs; 128 × 127 × 2 fits into 16 bits.
+            let first = _mm256_maddubs_epi16(_mm256_abs_epi8(low), _mm256_sign_epi8(codes, low));
+            [first, _mm256_maddubs_epi16(_mm256_abs_epi8(high), _mm256_sign_epi8(codes, high))]
+        }
+    }
+
+    #[inline(always)]
+    fn close(self, sum: Self::I, run: Self::Run) -> Self::I {
+        // SAFETY: as said at the implementation.
+        unsafe {
+            let ones = _mm256_set1_epi16(1);
+            let low = _mm256_add_epi32(sum[0], _mm256_madd_epi16(run[0], ones));
+            [low, _mm256_add_epi32(sum[1], _mm256_madd_epi16(run[1], ones))]
         }
     }
 
@@ -376,6 +384,8 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
     type F = __m512;
     type I = __m512i;
     type B = __m512i;
+    type Run = __m512i;
+    const TILE: usize = 8;
 
     #[inline(always)]
     fn splat(self, value: f32) -> Self::F {
@@ -613,20 +623,20 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
     }
 
     #[inline(always)]
-    fn dot<const RUN: usize>(self, mut sum: Self::I, weights: &[Self::B; RUN], codes: &[i32; RUN]) -> Self::I {
+    fn open(self, sum: Self::I) -> Self::Run {
+        if VNNI { sum } else { self.splat_int(0) }
+    }
+
+    #[inline(always)]
+    fn dot(self, run: Self::Run, weights: Self::B, codes: i32) -> Self::Run {
         // SAFETY: as said at the implementation.
         unsafe {
+            let codes = _mm512_set1_epi32(codes);
             if VNNI {
-                for (weights, codes) in weights.iter().zip(codes) {
-                    sum = _mm512_dpbusd_epi32(sum, *weights, _mm512_set1_epi32(*codes));
-                }
-                return sum;
+                _mm512_dpbusd_epi32(run, weights, codes)
+            } else {
+                _mm512_add_epi16(run, _mm512_maddubs_epi16(weights, codes))
             }
-            let mut pairs = _mm512_setzero_si512();
-            for (weights, codes) in weights.iter().zip(codes) {
-                pairs = _mm512_add_epi16(pairs, _mm512_maddubs_epi16(*weights, _mm512_set1_epi32(*codes)));
-            }
-            _mm512_add_epi32(sum, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)))
         }
     }
 
@@ -636,19 +646,27 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
     }
 
     #[inline(always)]
-    fn dot_biased(self, sum: Self::I, weights: Self::B, codes: i32) -> Self::I {
+    fn dot_biased(self, run: Self::Run, weights: Self::B, codes: i32) -> Self::Run {
         // SAFETY: as said at the implementation.
         unsafe {
             let codes = _mm512_set1_epi32(codes);
             if VNNI {
-                return _mm512_dpbusd_epi32(sum, weights, codes);
+                return _mm512_dpbusd_epi32(run, weights, codes);
             }
             let weights = _mm512_xor_si512(weights, _mm512_set1_epi8(-128));
             // The codes take the weights' signs; 128 × 127 × 2 fits into 16 bits.
             let codes = _mm512_mask_sub_epi8(codes, _mm512_movepi8_mask(weights), _mm512_setzero_si512(), codes);
-            let pairs = _mm512_maddubs_epi16(_mm512_abs_epi8(weights), codes);
-            _mm512_add_epi32(sum, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)))
+            _mm512_maddubs_epi16(_mm512_abs_epi8(weights), codes)
         }
+    }
+
+    #[inline(always)]
+    fn close(self, sum: Self::I, run: Self::Run) -> Self::I {
+        if VNNI {
+            return run;
+        }
+        // SAFETY: as said at the implementation.
+        unsafe { _mm512_add_epi32(sum, _mm512_madd_epi16(run, _mm512_set1_epi16(1))) }
     }
 
     #[inline(always)]

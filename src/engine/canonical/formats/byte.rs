@@ -65,13 +65,20 @@ impl Format for Q8_0 {
         inputs: &[Row<'_>; N],
         sums: &mut [S::F; N],
     ) {
-        let scales = s.load_halves(&block.scales);
-        for (input, sum) in inputs.iter().zip(sums) {
-            let mut dot = s.biased(input.sums[index]);
-            for (quads, codes) in block.quads.iter().zip(codes32(input, index)) {
-                dot = s.dot_biased(dot, s.load_bytes(quads), *codes);
+        let codes = codes32(inputs, index);
+        let mut dots = [s.splat_int(0); N];
+        for n in 0..N {
+            dots[n] = s.biased(inputs[n].sums[index]);
+        }
+        for j in 0..8 {
+            let weights = s.load_bytes(&block.quads[j]);
+            for n in 0..N {
+                dots[n] = s.close(dots[n], s.dot_biased(s.open(dots[n]), weights, codes[n][j]));
             }
-            *sum = s.fma(s.float(dot), s.mul(scales, s.splat(input.scale(index))), *sum);
+        }
+        let scales = s.load_halves(&block.scales);
+        for n in 0..N {
+            sums[n] = s.fma(s.float(dots[n]), s.mul(scales, s.splat(inputs[n].scale(index))), sums[n]);
         }
     }
 }
@@ -83,8 +90,13 @@ impl Small for Q8_0 {
     }
 
     #[inline(always)]
-    fn finish<S: Simd>(s: S, block: &Block, input: Part, dot: S::I, sum: S::F) -> S::F {
+    fn scales<S: Simd>(s: S, block: &Block) -> [S::F; 2] {
+        [s.load_halves(&block.scales), s.splat(0.0)]
+    }
+
+    #[inline(always)]
+    fn finish<S: Simd>(s: S, scales: &[S::F; 2], input: Part, dot: S::I, sum: S::F) -> S::F {
         let dot = s.add_ints(dot, s.splat_int(-128 * input.total));
-        s.fma(s.float(dot), s.mul(s.load_halves(&block.scales), s.splat(input.scale)), sum)
+        s.fma(s.float(dot), s.mul(scales[0], s.splat(input.scale)), sum)
     }
 }

@@ -98,10 +98,13 @@ pub(super) trait Small: Format {
     /// The quads of a block as unsigned bytes.
     fn expand<S: Simd>(s: S, block: &Self::Block) -> [[u8; 4 * LANES]; 8];
 
+    /// The scales of the sixteen rows, and their offsets if there are any.
+    fn scales<S: Simd>(s: S, block: &Self::Block) -> [S::F; 2];
+
     /// Adds a block's part to a sum.
     ///
     /// - `dot`: the dot products of the sixteen rows' unsigned bytes with the codes
-    fn finish<S: Simd>(s: S, block: &Self::Block, input: Part, dot: S::I, sum: S::F) -> S::F;
+    fn finish<S: Simd>(s: S, scales: &[S::F; 2], input: Part, dot: S::I, sum: S::F) -> S::F;
 }
 
 /// A format with super-blocks of 256, in the two steps that matrix units need.
@@ -112,11 +115,14 @@ pub(super) trait Large: Format {
     /// The part minima of the sixteen rows as pairs of parts, part `2p` in the lower 16 bits of word `p`.
     fn minima(block: &Self::Block) -> Option<[[i32; LANES]; 4]>;
 
+    /// The scales of the sixteen rows, and their minima if there are any.
+    fn scales<S: Simd>(s: S, block: &Self::Block) -> [S::F; 2];
+
     /// Adds a block's part to a sum.
     ///
     /// - `dot`: the dot products of the sixteen rows with the codes, part scales included
     /// - `minimum`: the sums of part minima times sums of codes
-    fn finish<S: Simd>(s: S, block: &Self::Block, scale: f32, dot: S::I, minimum: S::I, sum: S::F) -> S::F;
+    fn finish<S: Simd>(s: S, scales: &[S::F; 2], scale: f32, dot: S::I, minimum: S::I, sum: S::F) -> S::F;
 }
 
 /// Runs `$body` with the type `$name` standing for the format of that value.
@@ -238,21 +244,35 @@ fn load_fives<S: Simd>(s: S, packed: &[[u8; 4 * LANES]; 4], fifths: &[u8; 4 * LA
     ]
 }
 
-/// Words `8 × block..8 × block + 8` of an input's codes: those of 32 columns.
+/// Words `8 × block..8 × block + 8` of each input's codes: those of 32 columns.
 #[inline(always)]
-fn codes32<'a>(input: &Row<'a>, block: usize) -> &'a [i32; 8] {
-    input.codes[8 * block..].first_chunk().expect("inputs are as long as rows")
+fn codes32<'a, const N: usize>(inputs: &[Row<'a>; N], block: usize) -> [&'a [i32; 8]; N] {
+    let mut codes = [&[0; 8]; N];
+    for n in 0..N {
+        codes[n] = inputs[n].codes[8 * block..].first_chunk().expect("inputs are as long as rows");
+    }
+    codes
 }
 
-/// The dot product of 32 columns: eight quads of weights of up to 5 bits.
+/// The dot products of 32 columns: eight quads of weights, `RUN` of which make a run.
+///
+/// Loops go over inputs innermost and have small bodies, so that they are unrolled and sums stay in registers.
 #[inline(always)]
-fn dot32<S: Simd, const FIVE: usize>(s: S, start: S::I, weights: &[S::B; 8], codes: &[i32; 8]) -> S::I {
-    if FIVE == 0 {
-        // 8 × 15 is below 128.
-        return s.dot(start, weights, codes);
+fn dots32<S: Simd, const N: usize, const RUN: usize>(s: S, weights: &[S::B; 8], codes: &[&[i32; 8]; N]) -> [S::I; N] {
+    let mut sums = [s.splat_int(0); N];
+    for (part, weights) in weights.as_chunks::<RUN>().0.iter().enumerate() {
+        let mut runs = [s.open(sums[0]); N];
+        for n in 0..N {
+            runs[n] = s.open(sums[n]);
+        }
+        for j in 0..RUN {
+            for n in 0..N {
+                runs[n] = s.dot(runs[n], weights[j], codes[n][RUN * part + j]);
+            }
+        }
+        for n in 0..N {
+            sums[n] = s.close(sums[n], runs[n]);
+        }
     }
-    // 4 × 31 is below 128.
-    let [a, b, c, d, e, f, g, h] = *weights;
-    let [k, l, m, n, o, p, q, r] = *codes;
-    s.dot(s.dot(start, &[a, b, c, d], &[k, l, m, n]), &[e, f, g, h], &[o, p, q, r])
+    sums
 }

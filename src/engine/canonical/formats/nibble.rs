@@ -7,7 +7,7 @@ use crate::engine::canonical::formats::Format;
 use crate::engine::canonical::formats::Part;
 use crate::engine::canonical::formats::Small;
 use crate::engine::canonical::formats::codes32;
-use crate::engine::canonical::formats::dot32;
+use crate::engine::canonical::formats::dots32;
 use crate::engine::canonical::formats::fifth;
 use crate::engine::canonical::formats::load_fives;
 use crate::engine::canonical::formats::load_nibbles;
@@ -112,10 +112,16 @@ impl<const OFFSET: usize, const FIVE: usize> Format for Nibble<OFFSET, FIVE> {
         inputs: &[Row<'_>; N],
         sums: &mut [S::F; N],
     ) {
-        let weights = Self::load(s, block);
-        for (input, sum) in inputs.iter().zip(sums) {
-            let dot = dot32::<S, FIVE>(s, s.splat_int(0), &weights, codes32(input, index));
-            *sum = Self::finish(s, block, Part::of(input, index), dot, *sum);
+        let (weights, codes) = (Self::load(s, block), codes32(inputs, index));
+        // 8 × 15 and 4 × 31 are below 128.
+        let dots = if FIVE == 0 {
+            dots32::<S, N, 8>(s, &weights, &codes)
+        } else {
+            dots32::<S, N, 4>(s, &weights, &codes)
+        };
+        let scales = Self::scales(s, block);
+        for n in 0..N {
+            sums[n] = Self::finish(s, &scales, Part::of(&inputs[n], index), dots[n], sums[n]);
         }
     }
 }
@@ -141,13 +147,19 @@ impl<const OFFSET: usize, const FIVE: usize> Small for Nibble<OFFSET, FIVE> {
     }
 
     #[inline(always)]
-    fn finish<S: Simd>(s: S, block: &Self::Block, input: Part, dot: S::I, sum: S::F) -> S::F {
+    fn scales<S: Simd>(s: S, block: &Self::Block) -> [S::F; 2] {
+        let scales = s.load_halves(&block.scales);
+        [scales, if OFFSET == 0 { scales } else { s.load_halves(&block.offsets[0]) }]
+    }
+
+    #[inline(always)]
+    fn finish<S: Simd>(s: S, scales: &[S::F; 2], input: Part, dot: S::I, sum: S::F) -> S::F {
         let scale = s.splat(input.scale);
-        let Some(offsets) = block.offsets.first() else {
+        if OFFSET == 0 {
             let dot = s.add_ints(dot, s.splat_int(-Self::ZERO * input.total));
-            return s.fma(s.float(dot), s.mul(s.load_halves(&block.scales), scale), sum);
-        };
-        let sum = s.fma(s.float(dot), s.mul(s.load_halves(&block.scales), scale), sum);
-        s.fma(s.splat(input.total as f32), s.mul(s.load_halves(offsets), scale), sum)
+            return s.fma(s.float(dot), s.mul(scales[0], scale), sum);
+        }
+        let sum = s.fma(s.float(dot), s.mul(scales[0], scale), sum);
+        s.fma(s.splat(input.total as f32), s.mul(scales[1], scale), sum)
     }
 }

@@ -104,20 +104,28 @@ impl Format for Q6K {
             let weights = load_sixes(s, block, stretch);
             let parts = [s.load_signed(&block.parts[2 * stretch]), s.load_signed(&block.parts[2 * stretch + 1])];
             let at = STRETCHES * index + stretch;
-            for n in 0..N {
-                let codes = codes32(&inputs[n], at);
-                for half in 0..2 {
-                    let start = s.splat_int(-32 * inputs[n].sums[2 * at + half]);
-                    let [a, b, c, d] = weights[half];
-                    // 2 × 63 is below 128.
-                    let dot = s.dot(start, &[a, b], &[codes[4 * half], codes[4 * half + 1]]);
-                    let dot = s.dot(dot, &[c, d], &[codes[4 * half + 2], codes[4 * half + 3]]);
-                    dots[n] = s.add_ints(dots[n], s.mul_ints(dot, parts[half]));
+            let codes = codes32(inputs, at);
+            for half in 0..2 {
+                let mut products = [s.splat_int(0); N];
+                for n in 0..N {
+                    products[n] = s.splat_int(-32 * inputs[n].sums[2 * at + half]);
+                }
+                // 2 × 63 is below 128.
+                for pair in 0..2 {
+                    for n in 0..N {
+                        let run = s.dot(s.open(products[n]), weights[half][2 * pair], codes[n][4 * half + 2 * pair]);
+                        let run = s.dot(run, weights[half][2 * pair + 1], codes[n][4 * half + 2 * pair + 1]);
+                        products[n] = s.close(products[n], run);
+                    }
+                }
+                for n in 0..N {
+                    dots[n] = s.add_ints(dots[n], s.mul_ints(products[n], parts[half]));
                 }
             }
         }
+        let scales = Self::scales(s, block);
         for n in 0..N {
-            sums[n] = Self::finish(s, block, inputs[n].scale(index), dots[n], dots[n], sums[n]);
+            sums[n] = Self::finish(s, &scales, inputs[n].scale(index), dots[n], dots[n], sums[n]);
         }
     }
 }
@@ -151,8 +159,13 @@ impl Large for Q6K {
     }
 
     #[inline(always)]
-    fn finish<S: Simd>(s: S, block: &Block, scale: f32, dot: S::I, _: S::I, sum: S::F) -> S::F {
-        s.fma(s.float(dot), s.mul(s.load_halves(&block.scales), s.splat(scale)), sum)
+    fn scales<S: Simd>(s: S, block: &Block) -> [S::F; 2] {
+        [s.load_halves(&block.scales), s.splat(0.0)]
+    }
+
+    #[inline(always)]
+    fn finish<S: Simd>(s: S, scales: &[S::F; 2], scale: f32, dot: S::I, _: S::I, sum: S::F) -> S::F {
+        s.fma(s.float(dot), s.mul(scales[0], s.splat(scale)), sum)
     }
 }
 

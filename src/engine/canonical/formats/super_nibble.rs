@@ -6,7 +6,7 @@ use bytemuck::Zeroable;
 use crate::engine::canonical::formats::Format;
 use crate::engine::canonical::formats::Large;
 use crate::engine::canonical::formats::codes32;
-use crate::engine::canonical::formats::dot32;
+use crate::engine::canonical::formats::dots32;
 use crate::engine::canonical::formats::fifth;
 use crate::engine::canonical::formats::load_fives;
 use crate::engine::canonical::formats::load_nibbles;
@@ -138,15 +138,22 @@ impl<const FIVE: usize> Format for SuperNibble<FIVE> {
                 None => load_nibbles(s, &block.nibbles[part]),
             };
             let at = PARTS * index + part;
+            let codes = codes32(inputs, at);
+            // 8 × 15 and 4 × 31 are below 128.
+            let products = if FIVE == 0 {
+                dots32::<S, N, 8>(s, &weights, &codes)
+            } else {
+                dots32::<S, N, 4>(s, &weights, &codes)
+            };
             for n in 0..N {
-                let dot = dot32::<S, FIVE>(s, s.splat_int(0), &weights, codes32(&inputs[n], at));
-                dots[n] = s.add_ints(dots[n], s.mul_ints(dot, scale));
+                dots[n] = s.add_ints(dots[n], s.mul_ints(products[n], scale));
                 let total = inputs[n].sums[2 * at] + inputs[n].sums[2 * at + 1];
                 minima[n] = s.add_ints(minima[n], s.mul_ints(s.splat_int(total), minimum));
             }
         }
+        let scales = Self::scales(s, block);
         for n in 0..N {
-            sums[n] = Self::finish(s, block, inputs[n].scale(index), dots[n], minima[n], sums[n]);
+            sums[n] = Self::finish(s, &scales, inputs[n].scale(index), dots[n], minima[n], sums[n]);
         }
     }
 }
@@ -187,10 +194,15 @@ impl<const FIVE: usize> Large for SuperNibble<FIVE> {
     }
 
     #[inline(always)]
-    fn finish<S: Simd>(s: S, block: &Self::Block, scale: f32, dot: S::I, minimum: S::I, sum: S::F) -> S::F {
+    fn scales<S: Simd>(s: S, block: &Self::Block) -> [S::F; 2] {
+        [s.load_halves(&block.scales), s.load_halves(&block.minima)]
+    }
+
+    #[inline(always)]
+    fn finish<S: Simd>(s: S, scales: &[S::F; 2], scale: f32, dot: S::I, minimum: S::I, sum: S::F) -> S::F {
         let scale = s.splat(scale);
-        let sum = s.fma(s.float(dot), s.mul(s.load_halves(&block.scales), scale), sum);
-        s.fnma(s.float(minimum), s.mul(s.load_halves(&block.minima), scale), sum)
+        let sum = s.fma(s.float(dot), s.mul(scales[0], scale), sum);
+        s.fnma(s.float(minimum), s.mul(scales[1], scale), sum)
     }
 }
 
