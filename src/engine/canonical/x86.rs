@@ -30,6 +30,8 @@ impl Simd for Avx2 {
     type I = [__m256i; 2];
     type B = [__m256i; 2];
 
+    const ROOMY: bool = false;
+
     #[inline(always)]
     fn splat(self, value: f32) -> Self::F {
         // SAFETY: as said at the implementation.
@@ -127,6 +129,28 @@ impl Simd for Avx2 {
             let high = _mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(_mm_loadu_si128(from.add(1))));
             [_mm256_castsi256_ps(low), _mm256_castsi256_ps(high)]
         }
+    }
+
+    #[inline(always)]
+    fn scale(self, value: Self::F, power: Self::F) -> Self::F {
+        // In two halves, of which the first is exact.
+        // SAFETY: as said at the implementation.
+        unsafe {
+            let bias = _mm256_set1_epi32(127);
+            let two_to = |power| _mm256_castsi256_ps(_mm256_slli_epi32::<23>(_mm256_add_epi32(power, bias)));
+            let eight = |value, power| {
+                let power = _mm256_cvtps_epi32(power);
+                let half = _mm256_srai_epi32::<1>(power);
+                _mm256_mul_ps(_mm256_mul_ps(value, two_to(half)), two_to(_mm256_sub_epi32(power, half)))
+            };
+            [eight(value[0], power[0]), eight(value[1], power[1])]
+        }
+    }
+
+    #[inline(always)]
+    fn swap_pairs(self, value: Self::F) -> Self::F {
+        // SAFETY: as said at the implementation.
+        unsafe { [_mm256_permute_ps::<0b10_11_00_01>(value[0]), _mm256_permute_ps::<0b10_11_00_01>(value[1])] }
     }
 
     #[inline(always)]
@@ -331,6 +355,12 @@ impl Simd for Avx2 {
         // SAFETY: a prefetch of any address is harmless.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(from.as_ptr().wrapping_add(ahead).cast::<i8>()) }
     }
+
+    #[inline(always)]
+    fn prefetch_at<T>(self, at: &T) {
+        // SAFETY: a prefetch of any address is harmless.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(at).cast::<i8>()) }
+    }
 }
 
 /// AVX-512 F, BW, DQ and VL, and VNNI if so said. A value proves that the machine has them.
@@ -357,6 +387,8 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
     type F = __m512;
     type I = __m512i;
     type B = __m512i;
+
+    const ROOMY: bool = true;
 
     #[inline(always)]
     fn splat(self, value: f32) -> Self::F {
@@ -448,6 +480,18 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
             let bits = _mm512_cvtepu16_epi32(_mm256_loadu_si256(from.as_ptr().cast::<__m256i>()));
             _mm512_castsi512_ps(_mm512_slli_epi32::<16>(bits))
         }
+    }
+
+    #[inline(always)]
+    fn scale(self, value: Self::F, power: Self::F) -> Self::F {
+        // SAFETY: as said at the implementation.
+        unsafe { _mm512_scalef_ps(value, power) }
+    }
+
+    #[inline(always)]
+    fn swap_pairs(self, value: Self::F) -> Self::F {
+        // SAFETY: as said at the implementation.
+        unsafe { _mm512_permute_ps::<0b10_11_00_01>(value) }
     }
 
     #[inline(always)]
@@ -624,5 +668,11 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
     fn prefetch(self, from: &[u8], ahead: usize) {
         // SAFETY: a prefetch of any address is harmless.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(from.as_ptr().wrapping_add(ahead).cast::<i8>()) }
+    }
+
+    #[inline(always)]
+    fn prefetch_at<T>(self, at: &T) {
+        // SAFETY: a prefetch of any address is harmless.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(at).cast::<i8>()) }
     }
 }
