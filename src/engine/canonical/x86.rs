@@ -133,17 +133,21 @@ impl Simd for Avx2 {
 
     #[inline(always)]
     fn scale(self, value: Self::F, power: Self::F) -> Self::F {
-        // In two halves, of which the first is exact.
+        // In two steps, of which the first is exact. Without closures, into which the compiler may not inline intrinsics.
         // SAFETY: as said at the implementation.
         unsafe {
             let bias = _mm256_set1_epi32(127);
-            let two_to = |power| _mm256_castsi256_ps(_mm256_slli_epi32::<23>(_mm256_add_epi32(power, bias)));
-            let eight = |value, power| {
-                let power = _mm256_cvtps_epi32(power);
-                let half = _mm256_srai_epi32::<1>(power);
-                _mm256_mul_ps(_mm256_mul_ps(value, two_to(half)), two_to(_mm256_sub_epi32(power, half)))
-            };
-            [eight(value[0], power[0]), eight(value[1], power[1])]
+            let power = [_mm256_cvtps_epi32(power[0]), _mm256_cvtps_epi32(power[1])];
+            let first = [_mm256_srai_epi32::<1>(power[0]), _mm256_srai_epi32::<1>(power[1])];
+            let second = [_mm256_sub_epi32(power[0], first[0]), _mm256_sub_epi32(power[1], first[1])];
+            let mut product = value;
+            for step in [first, second] {
+                let exponents = [_mm256_add_epi32(step[0], bias), _mm256_add_epi32(step[1], bias)];
+                let factors = [_mm256_slli_epi32::<23>(exponents[0]), _mm256_slli_epi32::<23>(exponents[1])];
+                product[0] = _mm256_mul_ps(product[0], _mm256_castsi256_ps(factors[0]));
+                product[1] = _mm256_mul_ps(product[1], _mm256_castsi256_ps(factors[1]));
+            }
+            product
         }
     }
 
