@@ -158,7 +158,8 @@ mod tests {
         assert_eq!([ln(0.0), ln(-0.0)], [f64::NEG_INFINITY; 2]);
         assert_eq!([ln(1.0), pow(1.0, 1e9), pow(7.5, 0.0)], [0.0, 1.0, 1.0]);
         assert_eq!(sin_cos(0.0), (0.0, 1.0));
-        let lost = [exp(f64::NAN), ln(f64::NAN), ln(-1.0), sin_cos(f64::INFINITY).0, sin_cos(1e8).1, sin_cos(f64::NAN).0];
+        let lost =
+            [exp(f64::NAN), ln(f64::NAN), ln(-1.0), sin_cos(f64::INFINITY).0, sin_cos(1e8).1, sin_cos(f64::NAN).0];
         assert!(lost.iter().all(|value| value.is_nan()), "{lost:?}");
     }
 

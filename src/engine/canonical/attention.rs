@@ -25,6 +25,7 @@
 //! no bit on how positions are cut into tasks. Up to four rows (a row is one query head at one position) pass over a page of
 //! the cache together, with their sums in registers. Many rows first widen a page to f32, few read the halves as they are.
 
+use crate::amounts::Bytes;
 use crate::engine::canonical::cache::BlockCache;
 use crate::engine::canonical::cache::PAGE;
 use crate::engine::canonical::cache::Rows;
@@ -114,6 +115,13 @@ impl Scratch {
         grow(&mut self.totals, rows * vectors, [0.0; LANES]);
         grow(&mut self.factors, rows, 0.0);
         grow(&mut self.out, rows * dim, 0.0);
+    }
+
+    /// Bytes held.
+    pub(in crate::engine) fn bytes(&self) -> Bytes {
+        let numbers = self.queries.len() + self.scores.len() + self.factors.len() + self.out.len();
+        let vectors = self.wide.len() + self.sums.len() + self.totals.len();
+        Bytes((4 * (numbers + LANES * vectors)) as u64)
     }
 
     fn prepare(&mut self, plan: &Plan, task: &Task<'_>) {
