@@ -20,6 +20,8 @@ use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
 use crate::amounts::Position;
+use crate::elementary::exp;
+use crate::elementary::ln;
 use crate::ids::Token;
 use crate::wire::control::SamplingParameters;
 use crate::wire::control::TokenLogprobs;
@@ -325,49 +327,6 @@ fn report(logits: &[f32], chosen: Token, top: usize) -> TokenLogprobs {
     TokenLogprobs { chosen: logprob(logits[chosen.0 as usize]), top }
 }
 
-/// `eˣ` for x ≤ 0, from additions and multiplications alone. Relative error at most 4 × 2⁻⁵³ (tested); 0 below −700.
-///
-/// x = k ln 2 + r with |r| ≤ ½ ln 2; ln 2 is split in two so that k ln 2 is exact enough (Cody and Waite, 1980);
-/// then the Taylor series of eʳ to r¹³, whose remainder is below 2⁻⁵⁶.
-fn exp(x: f64) -> f64 {
-    // The first has 32 trailing zero bits, so that its product with k is exact.
-    const LN_2_HIGH: f64 = f64::from_bits(0x3FE6_2E42_FEE0_0000);
-    const LN_2_LOW: f64 = f64::from_bits(0x3DEA_39EF_3579_3C76);
-    const TERMS: i32 = 13;
-    if x < -700.0 {
-        return 0.0;
-    }
-    let k = (x * std::f64::consts::LOG2_E).round();
-    let r = (x - k * LN_2_HIGH) - k * LN_2_LOW;
-    let mut sum = 1.0;
-    for term in (1..=TERMS).rev() {
-        sum = 1.0 + sum * r / f64::from(term);
-    }
-    // k lies in -1010..=0, so the exponent stays in the normal range.
-    sum * f64::from_bits(((1023 + k as i64) as u64) << 52)
-}
-
-/// The natural logarithm of a finite x ≥ 1, from arithmetic alone. Absolute error at most 10⁻¹⁴ up to 2⁶⁴ (tested).
-///
-/// x = m 2ᵉ with √½ ≤ m < √2; ln m = 2 artanh(s), s = (m − 1) / (m + 1), by its series to s²¹.
-fn ln(x: f64) -> f64 {
-    const TERMS: i32 = 10;
-    let bits = x.to_bits();
-    let mut exponent = ((bits >> 52) & 0x7FF) as i32 - 1023;
-    let mut m = f64::from_bits((bits & ((1 << 52) - 1)) | (1023 << 52));
-    if m >= std::f64::consts::SQRT_2 {
-        m *= 0.5;
-        exponent += 1;
-    }
-    let s = (m - 1.0) / (m + 1.0);
-    let square = s * s;
-    let mut sum = 0.0;
-    for term in (0..=TERMS).rev() {
-        sum = sum * square + 1.0 / f64::from(2 * term + 1);
-    }
-    f64::from(exponent) * std::f64::consts::LN_2 + 2.0 * s * sum
-}
-
 /// 64 uniform bits for a seed and a position.
 fn random(seed: u64, position: Position) -> u64 {
     let [a, b, _, _] = philox([position.0, 0, 0, 0], [seed as u32, (seed >> 32) as u32]);
@@ -533,16 +492,6 @@ mod tests {
     }
 
     proptest! {
-        #[test]
-        fn exp_stays_within_its_stated_error(x in -699.0..0.0_f64) {
-            prop_assert!((exp(x) / x.exp() - 1.0).abs() <= 5.0 * f64::EPSILON / 2.0);
-        }
-
-        #[test]
-        fn ln_stays_within_its_stated_error(x in 1.0..1e19_f64) {
-            prop_assert!((ln(x) - x.ln()).abs() <= 1e-14);
-        }
-
         #[test]
         fn one_candidate_is_the_greedy_choice(logits in logits(), seed: u64, position: u32) {
             let top_k = SamplingParameters { top_k: 1, seed, ..warm(1.5) };

@@ -218,8 +218,18 @@ pub struct ModelShape {
     pub tied: bool,
 }
 
-/// Bytes of one element of the key/value cache.
-pub const KV_ELEMENT_BYTES: u64 = 4;
+/// Bytes of one element of the key/value cache, a half.
+pub const KV_ELEMENT_BYTES: u64 = 2;
+
+/// Positions of one page of the key/value cache: what it grows by. Small, so that short sessions stay small; a power of two
+/// that divides the 512 positions over which sums run.
+pub const KV_PAGE: u32 = 64;
+
+/// Bytes of keys and values of one block for `positions` positions of `width` elements each, in whole pages.
+pub const fn kv_bytes(width: u32, positions: Position) -> Bytes {
+    let pages = positions.0.div_ceil(KV_PAGE) as u64;
+    Bytes(2 * KV_ELEMENT_BYTES * width as u64 * KV_PAGE as u64).times(pages)
+}
 
 impl ModelShape {
     /// How many units the model has: embedding, blocks, head.
@@ -242,10 +252,9 @@ impl ModelShape {
         range.end().min(self.head_unit()).saturating_sub(range.start().max(1))
     }
 
-    /// Bytes of the key/value cache of one session of `positions` positions on a stage of `range`.
+    /// Bytes of the key/value cache of one session of `positions` positions on a stage of `range`: [`kv_bytes`] per block.
     pub fn kv_bytes(&self, range: UnitRange, positions: Position) -> Bytes {
-        let per_position = 2 * u64::from(self.kv_width()) * KV_ELEMENT_BYTES;
-        Bytes(per_position).times(u64::from(self.blocks_in(range))).times(u64::from(positions.0))
+        kv_bytes(self.kv_width(), positions).times(u64::from(self.blocks_in(range)))
     }
 
     /// Bytes of working memory of a stage that computes `rows` positions at once, over `positions` of context.
@@ -306,7 +315,17 @@ mod tests {
         assert_eq!(shape.blocks_in(UnitRange::new(0, 7).unwrap()), 5);
         assert_eq!(shape.blocks_in(UnitRange::new(0, 1).unwrap()), 0);
         assert_eq!(shape.blocks_in(UnitRange::new(5, 7).unwrap()), 1);
-        assert_eq!(shape.kv_bytes(UnitRange::new(0, 7).unwrap(), Position(10)), Bytes(2 * 32 * 4 * 5 * 10));
+        assert_eq!(shape.kv_bytes(UnitRange::new(0, 7).unwrap(), Position(128)), Bytes(2 * 32 * 2 * 5 * 128));
+    }
+
+    #[test]
+    fn key_value_bytes_are_of_whole_pages_of_halves() {
+        let page = Bytes(2 * 32 * 2 * 64);
+
+        assert_eq!(kv_bytes(32, Position::ZERO), Bytes::ZERO);
+        assert_eq!([1, 64].map(|positions| kv_bytes(32, Position(positions))), [page; 2]);
+        assert_eq!(kv_bytes(32, Position(65)), page.times(2));
+        assert_eq!(kv_bytes(u32::MAX, Position(u32::MAX)), Bytes(u64::MAX));
     }
 
     #[test]

@@ -80,6 +80,9 @@ pub(super) trait Simd: Copy {
     /// Inputs that a product takes at once: as many as there are registers for.
     const TILE: usize;
 
+    /// Whether the registers hold 16 sums at once, and what they are made of; else they hold four.
+    const ROOMY: bool;
+
     fn splat(self, value: f32) -> Self::F;
     fn load(self, from: &[f32; LANES]) -> Self::F;
     fn store(self, value: Self::F, to: &mut [f32; LANES]);
@@ -101,6 +104,10 @@ pub(super) trait Simd: Copy {
     fn store_halves(self, value: Self::F, to: &mut [u16; LANES]);
     /// The upper 16 bits of f32s to f32, exactly.
     fn load_brains(self, from: &[u16; LANES]) -> Self::F;
+    /// `value × 2^power`, rounded once. The value is within [½, 2], the power whole and within ±160; not-a-number stays so.
+    fn scale(self, value: Self::F, power: Self::F) -> Self::F;
+    /// Lanes `2i` and `2i + 1` change places.
+    fn swap_pairs(self, value: Self::F) -> Self::F;
     /// Adds lanes `i` and `i + 8`, then `i` and `i + 4`, and so on.
     fn sum(self, value: Self::F) -> f32;
 
@@ -151,6 +158,8 @@ pub(super) trait Simd: Copy {
     fn close(self, sum: Self::I, run: Self::Run) -> Self::I;
     /// Asks for the cache line of `from + ahead` bytes; any address will do.
     fn prefetch(self, from: &[u8], ahead: usize);
+    /// Asks for the cache line in which `at` begins.
+    fn prefetch_at<T>(self, at: &T);
 }
 
 /// Compiles `$body`, which must be `#[inline(always)]` and generic over [`Simd`], for every instruction set, and makes
@@ -210,12 +219,20 @@ fn each<A: Copy, B: Copy, C>(a: [A; LANES], b: [B; LANES], operation: impl Fn(A,
     std::array::from_fn(|lane| operation(a[lane], b[lane]))
 }
 
+/// 2^power, for powers in −126..=127.
+#[inline(always)]
+fn power_of_two(power: i32) -> f32 {
+    f32::from_bits(((power + 127) as u32) << 23)
+}
+
 impl Simd for Plain {
     type F = [f32; LANES];
     type I = [i32; LANES];
     type B = [u8; BYTES];
     type Run = [i32; LANES];
     const TILE: usize = 4;
+
+    const ROOMY: bool = false;
 
     #[inline(always)]
     fn splat(self, value: f32) -> Self::F {
@@ -285,6 +302,20 @@ impl Simd for Plain {
     #[inline(always)]
     fn load_brains(self, from: &[u16; LANES]) -> Self::F {
         from.map(|bits| f32::from_bits(u32::from(bits) << 16))
+    }
+
+    #[inline(always)]
+    fn scale(self, value: Self::F, power: Self::F) -> Self::F {
+        // In two halves, of which the first is exact.
+        each(value, power, |value, power| {
+            let (power, half) = (power as i32, power as i32 >> 1);
+            value * power_of_two(half) * power_of_two(power - half)
+        })
+    }
+
+    #[inline(always)]
+    fn swap_pairs(self, value: Self::F) -> Self::F {
+        std::array::from_fn(|lane| value[lane ^ 1])
     }
 
     #[inline(always)]
@@ -440,4 +471,7 @@ impl Simd for Plain {
 
     #[inline(always)]
     fn prefetch(self, _: &[u8], _: usize) {}
+
+    #[inline(always)]
+    fn prefetch_at<T>(self, _: &T) {}
 }

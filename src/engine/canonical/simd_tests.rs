@@ -15,6 +15,8 @@ struct Arguments {
     b: [f32; LANES],
     c: [f32; LANES],
     small: [f32; LANES],
+    /// Within [½, 2].
+    near: [f32; LANES],
     ints: [i32; LANES],
     halves: [u16; LANES],
     bytes: [u8; BYTES],
@@ -30,7 +32,7 @@ kernels! {
 
 #[inline(always)]
 fn perform<S: Simd>(s: S, arguments: &Arguments, results: &mut Results) {
-    let Arguments { a, b, c, small, ints, halves, bytes, codes } = arguments;
+    let Arguments { a, b, c, small, near, ints, halves, bytes, codes } = arguments;
     let (a, b, c) = (s.load(a), s.load(b), s.load(c));
     let floats = [
         s.add(a, b),
@@ -45,6 +47,8 @@ fn perform<S: Simd>(s: S, arguments: &Arguments, results: &mut Results) {
         s.load_brains(halves),
         s.float(s.load_ints(ints)),
         s.splat(s.sum(a)),
+        s.scale(s.load(near), s.float(s.round(s.load(small)))),
+        s.swap_pairs(a),
         s.from_bits(s.bits(a)),
     ];
     for value in floats {
@@ -113,13 +117,14 @@ prop_compose! {
         a in prop::array::uniform16(any_float()),
         b in prop::array::uniform16(any_float()),
         c in prop::array::uniform16(any_float()),
-        small in prop::array::uniform16(prop_oneof![-130.0..130.0_f32, (-260..260).prop_map(|value| value as f32 / 2.0)]),
+        small in prop::array::uniform16(prop_oneof![-160.0..160.0_f32, (-260..260).prop_map(|value| value as f32 / 2.0)]),
+        near in prop::array::uniform16(prop_oneof![9 => 0.5..=2.0_f32, 1 => Just(f32::NAN)]),
         ints in prop::array::uniform16(any::<i32>()),
         halves in prop::array::uniform16(any::<u16>()),
         bytes in prop::collection::vec(any::<u8>(), BYTES),
         codes in [codes(), codes(), codes(), codes()],
     ) -> Arguments {
-        Arguments { a, b, c, small, ints, halves, bytes: bytes.try_into().unwrap(), codes }
+        Arguments { a, b, c, small, near, ints, halves, bytes: bytes.try_into().unwrap(), codes }
     }
 }
 

@@ -32,6 +32,8 @@ impl Simd for Avx2 {
     type Run = [__m256i; 2];
     const TILE: usize = 4;
 
+    const ROOMY: bool = false;
+
     #[inline(always)]
     fn splat(self, value: f32) -> Self::F {
         // SAFETY: as said at the implementation.
@@ -129,6 +131,32 @@ impl Simd for Avx2 {
             let high = _mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(_mm_loadu_si128(from.add(1))));
             [_mm256_castsi256_ps(low), _mm256_castsi256_ps(high)]
         }
+    }
+
+    #[inline(always)]
+    fn scale(self, value: Self::F, power: Self::F) -> Self::F {
+        // In two steps, of which the first is exact. Without closures, into which the compiler may not inline intrinsics.
+        // SAFETY: as said at the implementation.
+        unsafe {
+            let bias = _mm256_set1_epi32(127);
+            let power = [_mm256_cvtps_epi32(power[0]), _mm256_cvtps_epi32(power[1])];
+            let first = [_mm256_srai_epi32::<1>(power[0]), _mm256_srai_epi32::<1>(power[1])];
+            let second = [_mm256_sub_epi32(power[0], first[0]), _mm256_sub_epi32(power[1], first[1])];
+            let mut product = value;
+            for step in [first, second] {
+                let exponents = [_mm256_add_epi32(step[0], bias), _mm256_add_epi32(step[1], bias)];
+                let factors = [_mm256_slli_epi32::<23>(exponents[0]), _mm256_slli_epi32::<23>(exponents[1])];
+                product[0] = _mm256_mul_ps(product[0], _mm256_castsi256_ps(factors[0]));
+                product[1] = _mm256_mul_ps(product[1], _mm256_castsi256_ps(factors[1]));
+            }
+            product
+        }
+    }
+
+    #[inline(always)]
+    fn swap_pairs(self, value: Self::F) -> Self::F {
+        // SAFETY: as said at the implementation.
+        unsafe { [_mm256_permute_ps::<0b10_11_00_01>(value[0]), _mm256_permute_ps::<0b10_11_00_01>(value[1])] }
     }
 
     #[inline(always)]
@@ -358,6 +386,12 @@ impl Simd for Avx2 {
         // SAFETY: a prefetch of any address is harmless.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(from.as_ptr().wrapping_add(ahead).cast::<i8>()) }
     }
+
+    #[inline(always)]
+    fn prefetch_at<T>(self, at: &T) {
+        // SAFETY: a prefetch of any address is harmless.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(at).cast::<i8>()) }
+    }
 }
 
 /// AVX-512 F, BW, DQ and VL, and VNNI if so said. A value proves that the machine has them.
@@ -386,6 +420,8 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
     type B = __m512i;
     type Run = __m512i;
     const TILE: usize = 8;
+
+    const ROOMY: bool = true;
 
     #[inline(always)]
     fn splat(self, value: f32) -> Self::F {
@@ -477,6 +513,18 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
             let bits = _mm512_cvtepu16_epi32(_mm256_loadu_si256(from.as_ptr().cast::<__m256i>()));
             _mm512_castsi512_ps(_mm512_slli_epi32::<16>(bits))
         }
+    }
+
+    #[inline(always)]
+    fn scale(self, value: Self::F, power: Self::F) -> Self::F {
+        // SAFETY: as said at the implementation.
+        unsafe { _mm512_scalef_ps(value, power) }
+    }
+
+    #[inline(always)]
+    fn swap_pairs(self, value: Self::F) -> Self::F {
+        // SAFETY: as said at the implementation.
+        unsafe { _mm512_permute_ps::<0b10_11_00_01>(value) }
     }
 
     #[inline(always)]
@@ -673,5 +721,11 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
     fn prefetch(self, from: &[u8], ahead: usize) {
         // SAFETY: a prefetch of any address is harmless.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(from.as_ptr().wrapping_add(ahead).cast::<i8>()) }
+    }
+
+    #[inline(always)]
+    fn prefetch_at<T>(self, at: &T) {
+        // SAFETY: a prefetch of any address is harmless.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(at).cast::<i8>()) }
     }
 }

@@ -1,0 +1,140 @@
+//! Canonical arithmetic v1: the rotary position embedding on interleaved pairs.
+//!
+//! # Tables, in f64 by [`crate::elementary`], every operation rounded to nearest even
+//!
+//! 1. Pair i of D rotated dimensions has the plain frequency `f = pow(base, (−2 × i) / D)`.
+//! 2. The scaling changes it: `Linear` to `f / factor`; `Tensor` to `f / divisorᵢ`; `Llama3` with
+//!    `turns = (original_context × f) / 2π` and `kept = (turns − low) / (high − low)`, limited to 0 … 1, to
+//!    `f × kept + (f / factor) × (1 − kept)`.
+//! 3. At position p the pair has `(sin, cos) = sin_cos(p × f)`, each then rounded to f32.
+//!
+//! # Rotation, in f32
+//!
+//! The first D elements of every head are pairs (a, b). With `fma(x, y, z)` = x × y + z, rounded once:
+//! `a′ = fma(a, cos, b × −sin)` and `b′ = fma(b, cos, a × sin)`.
+//!
+//! Source: Su et al., "RoFormer" (2021), §3.2.2; the scaling is described at [`RopeScaling`].
+
+use std::f64::consts::TAU;
+
+use crate::elementary::pow;
+use crate::elementary::sin_cos;
+use crate::engine::canonical::part::load_part;
+use crate::engine::canonical::part::store_part;
+use crate::engine::canonical::simd::InstructionSet;
+use crate::engine::canonical::simd::LANES;
+use crate::engine::canonical::simd::Simd;
+use crate::engine::canonical::simd::kernels;
+use crate::shape::Rope;
+use crate::shape::RopeScaling;
+
+/// The angle per position of each rotated pair.
+#[derive(Clone, Debug, PartialEq)]
+pub(in crate::engine) struct Rotation {
+    frequencies: Vec<f64>,
+}
+
+impl Rotation {
+    /// - `divisors`: the values of `rope_freqs.weight`, one per pair; used if the scaling is `Tensor`, and 1 where missing
+    pub(in crate::engine) fn new(rope: &Rope, divisors: Option<&[f32]>) -> Self {
+        let frequency = |pair: u32| {
+            let plain = pow(f64::from(rope.base), -2.0 * f64::from(pair) / f64::from(rope.dimensions));
+            let divisor = divisors.and_then(|divisors| divisors.get(pair as usize)).copied().unwrap_or(1.0);
+            stretch(plain, rope.scaling, divisor)
+        };
+        Self { frequencies: (0..rope.dimensions / 2).map(frequency).collect() }
+    }
+
+    /// Appends sines and cosines for the positions `first..first + count` to `angles`.
+    ///
+    /// They are the same for all blocks, so once per step is enough. Nothing is allocated where `angles` has held as many before.
+    pub(in crate::engine) fn append(&self, first: usize, count: usize, angles: &mut Angles) {
+        let dimensions = 2 * self.frequencies.len();
+        angles.dimensions = dimensions;
+        for position in first..first + count {
+            let start = angles.table.len();
+            angles.table.resize(start + 2 * dimensions, 0.0);
+            let (cosines, sines) = angles.table[start..].split_at_mut(dimensions);
+            let pairs = cosines.chunks_exact_mut(2).zip(sines.chunks_exact_mut(2));
+            for (frequency, (cosines, sines)) in self.frequencies.iter().zip(pairs) {
+                let (sine, cosine) = sin_cos(position as f64 * frequency);
+                cosines.fill(cosine as f32);
+                sines.copy_from_slice(&[-(sine as f32), sine as f32]);
+            }
+        }
+    }
+}
+
+fn stretch(plain: f64, scaling: RopeScaling, divisor: f32) -> f64 {
+    match scaling {
+        RopeScaling::None => plain,
+        RopeScaling::Linear { factor } => plain / f64::from(factor),
+        RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_context } => {
+            let turns = f64::from(original_context) * plain / TAU;
+            let (low, high) = (f64::from(low_freq_factor), f64::from(high_freq_factor));
+            let kept = ((turns - low) / (high - low)).clamp(0.0, 1.0);
+            plain * kept + plain / f64::from(factor) * (1.0 - kept)
+        }
+        RopeScaling::Tensor => plain / f64::from(divisor),
+    }
+}
+
+/// Sines and cosines of some positions, in any order of positions.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(in crate::engine) struct Angles {
+    /// Per position: cos of each pair twice, then −sin and sin of each pair.
+    table: Vec<f32>,
+    dimensions: usize,
+}
+
+impl Angles {
+    /// Forgets all positions, and keeps the memory.
+    pub(in crate::engine) fn clear(&mut self) {
+        self.table.clear();
+    }
+
+    /// Turns the first dimensions of every head; row i is at the i-th of the appended positions.
+    ///
+    /// - `rows`: `[positions, stride]`, of which each row begins with `heads × head_dim` elements to be turned
+    pub(in crate::engine) fn rotate(
+        &self,
+        set: InstructionSet,
+        rows: &mut [f32],
+        stride: usize,
+        heads: usize,
+        head_dim: usize,
+    ) {
+        if self.dimensions > 0 {
+            rotate_rows(set, &self.table, self.dimensions, rows, stride, heads, head_dim);
+        }
+    }
+}
+
+kernels! {
+    fn rotate_rows(
+        table: &[f32], dimensions: usize, rows: &mut [f32], stride: usize, heads: usize, head_dim: usize,
+    ) = rotate_body;
+}
+
+#[inline(always)]
+fn rotate_body<S: Simd>(
+    s: S,
+    table: &[f32],
+    dimensions: usize,
+    rows: &mut [f32],
+    stride: usize,
+    heads: usize,
+    head_dim: usize,
+) {
+    for (row, angles) in rows.chunks_mut(stride).zip(table.chunks_exact(2 * dimensions)) {
+        let (cosines, sines) = angles.split_at(dimensions);
+        for head in row[..heads * head_dim].chunks_exact_mut(head_dim) {
+            let parts = head[..dimensions].chunks_mut(LANES);
+            for ((part, cosine), sine) in parts.zip(cosines.chunks(LANES)).zip(sines.chunks(LANES)) {
+                let x = load_part(s, part);
+                let crossed = s.mul(s.swap_pairs(x), load_part(s, sine));
+                store_part(s, s.fma(x, load_part(s, cosine), crossed), part);
+            }
+        }
+    }
+}
