@@ -84,7 +84,11 @@ pub(super) fn make_canonical() -> io::Result<()> {
         return Ok(());
     }
     register::write(register::read() & !register::FORBIDDEN | register::REQUIRED);
-    if is_canonical() { Ok(()) } else { Err(io::Error::other("the processor does not round as the engine needs it to")) }
+    if is_canonical() {
+        Ok(())
+    } else {
+        Err(io::Error::other("the processor does not round as the engine needs it to"))
+    }
 }
 
 #[cfg(test)]
@@ -95,7 +99,7 @@ mod tests {
 
     #[test]
     fn a_thread_that_flushes_denormals_is_set_right() {
-    // The outer box keeps the compiler from multiplying later.
+        // The outer box keeps the compiler from multiplying later.
         let halved = || black_box(black_box(f32::MIN_POSITIVE) * black_box(0.5));
         // On a thread of its own, so that no other test is disturbed.
         let (flushed, kept) = std::thread::spawn(move || {

@@ -14,6 +14,7 @@
 //! many sessions go through a stage in one pass (see [`stage::StageModel::forward_batch`]), which changes no bit of any.
 
 mod attention;
+mod batch;
 pub mod bench;
 mod block;
 mod cache;
