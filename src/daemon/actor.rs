@@ -135,28 +135,28 @@ impl Daemon {
         let mut waiting = VecDeque::from([input]);
         while let Some(input) = waiting.pop_front() {
             let actions = self.node.handle(input, self.clock.now());
-            waiting.extend(actions.into_iter().filter_map(|action| self.perform(action)));
+            waiting.extend(actions.into_iter().flat_map(|action| self.perform(action)));
         }
     }
 
     /// Performs one action; what it gives rise to at once is returned.
-    fn perform(&mut self, action: Action) -> Option<Input> {
+    fn perform(&mut self, action: Action) -> Vec<Input> {
         match action {
             Action::OpenControl(stream, peer) => self.streams.open_control(stream, peer),
             Action::OpenHop(stream, peer, open) => self.streams.open_hop(stream, peer, open),
-            Action::Send(stream, message) => return self.streams.send(stream, message),
+            Action::Send(stream, message) => return self.streams.send(stream, message).into_iter().collect(),
             Action::Close(stream) => self.streams.close(stream),
-            Action::Engine(action) => return self.bridge.perform(action).map(Input::Engine),
+            Action::Engine(action) => return self.bridge.perform(action).into_iter().map(Input::Engine).collect(),
             Action::Publish(gossip) => {
                 let peers = self.node.membership().count(self.clock.now());
                 self.publisher.publish(&gossip, peers);
             }
-            Action::Store(entry) => return self.log.store(entry),
+            Action::Store(entry) => return self.log.store(entry).into_iter().collect(),
             Action::StoreFork(fork) => self.log.store_fork(fork),
-            Action::Deliver(request, delivery) => return self.deliver(request, delivery),
+            Action::Deliver(request, delivery) => return self.deliver(request, delivery).into_iter().collect(),
             Action::Dial(peer) => self.streams.dial(peer),
         }
-        None
+        Vec::new()
     }
 
     fn deliver(&mut self, request: RequestId, delivery: Delivery) -> Option<Input> {

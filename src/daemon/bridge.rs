@@ -20,12 +20,14 @@ use crate::ids::ModelId;
 use crate::node::io::EngineAction;
 use crate::node::io::EngineInput;
 use crate::node::io::StageKey;
+use crate::node::io::StageStep;
 use crate::node::io::StepFailure;
 use crate::node::io::StepInput;
 use crate::node::io::StepOutput;
 use crate::node::io::StepWanted;
 use crate::sampling::History;
 use crate::shape::ModelShape;
+use crate::units::UnitRange;
 use crate::weights::gguf::GgufFile;
 use crate::wire::control::TailOffer;
 
@@ -61,14 +63,13 @@ impl Bridge {
     }
 
     /// Hands an action to the engine. What it refuses at once comes back.
-    pub(super) fn perform(&mut self, action: EngineAction) -> Option<EngineInput> {
-        let failure = refusal(&action);
-        let Some(command) = self.command(action) else {
-            return failure.map(|fail| fail("the weights of the model are not here"));
-        };
+    pub(super) fn perform(&mut self, action: EngineAction) -> Vec<EngineInput> {
+        let subjects = subjects(&action);
+        let refused = |reason: &str| subjects.into_iter().map(|subject| subject.refused(reason)).collect();
+        let Some(command) = self.command(action) else { return refused("the weights of the model are not here") };
         match self.engine.try_send(command) {
-            Ok(()) => None,
-            Err(error @ (SendError::Busy(_) | SendError::Stopped)) => failure.map(|fail| fail(&error.to_string())),
+            Ok(()) => Vec::new(),
+            Err(error @ (SendError::Busy(_) | SendError::Stopped)) => refused(&error.to_string()),
         }
     }
 
@@ -91,11 +92,11 @@ impl Bridge {
             EngineEvent::OpenFailed { key, error } => {
                 Some(EngineInput::StepFailed(node_key(key), StepFailure::Engine(error.to_string())))
             }
-            EngineEvent::Stepped { key, first, count, result, took } => {
+            EngineEvent::Stepped { key, first, count, result, took, share } => {
                 self.steps += 1;
                 self.positions += u64::from(count);
-                self.busy = self.busy.plus(took);
-                Some(stepped(node_key(key), first.plus(Position(count)), result, took))
+                self.busy = self.busy.plus(share);
+                Some(stepped(node_key(key), first.plus(Position(count)), result, (took, share)))
             }
         }
     }
@@ -114,9 +115,9 @@ impl Bridge {
                 let rounding = Vec::new();
                 EngineCommand::Open(Box::new(command::Open { key, model, range, capacity, rounding, tail }))
             }
-            EngineAction::Step { key, first, input, wanted } => {
-                let width = *self.widths.get(&key)?;
-                EngineCommand::Step(step(engine_key(key), first, input, width, wanted))
+            EngineAction::Steps(steps) => {
+                let command = |step: StageStep| Some(engine_step(*self.widths.get(&step.key)?, step));
+                EngineCommand::Steps(steps.into_iter().map(command).collect::<Option<_>>()?)
             }
             EngineAction::Free(key) => {
                 self.widths.remove(&key);
@@ -126,17 +127,28 @@ impl Bridge {
     }
 }
 
-/// What the node is told if the action cannot be handed over.
-fn refusal(action: &EngineAction) -> Option<impl FnOnce(&str) -> EngineInput + use<>> {
-    let subject = match action {
-        EngineAction::Load(model, range) => Err((*model, *range)),
-        EngineAction::Open { key, .. } | EngineAction::Step { key, .. } => Ok(*key),
-        EngineAction::Unload(..) | EngineAction::Free(_) => return None,
-    };
-    Some(move |reason: &str| match subject {
-        Ok(key) => EngineInput::StepFailed(key, StepFailure::Engine(reason.to_owned())),
-        Err((model, range)) => EngineInput::LoadFailed(model, range, reason.to_owned()),
-    })
+/// What the node is told about if an action cannot be handed over.
+enum Subject {
+    Stage(StageKey),
+    Units(ModelId, UnitRange),
+}
+
+impl Subject {
+    fn refused(self, reason: &str) -> EngineInput {
+        match self {
+            Self::Stage(key) => EngineInput::StepFailed(key, StepFailure::Engine(reason.to_owned())),
+            Self::Units(model, range) => EngineInput::LoadFailed(model, range, reason.to_owned()),
+        }
+    }
+}
+
+fn subjects(action: &EngineAction) -> Vec<Subject> {
+    match action {
+        EngineAction::Load(model, range) => vec![Subject::Units(*model, *range)],
+        EngineAction::Open { key, .. } => vec![Subject::Stage(*key)],
+        EngineAction::Steps(steps) => steps.iter().map(|step| Subject::Stage(step.key)).collect(),
+        EngineAction::Unload(..) | EngineAction::Free(_) => Vec::new(),
+    }
 }
 
 fn tail_state(tail: TailOffer) -> command::TailState {
@@ -147,7 +159,7 @@ fn tail_state(tail: TailOffer) -> command::TailState {
     }
 }
 
-fn step(key: command::StageKey, first: Position, input: StepInput, width: u32, wanted: StepWanted) -> command::Step {
+fn engine_step(width: u32, StageStep { key, first, input, wanted }: StageStep) -> command::Step {
     let (input, rows) = match input {
         StepInput::Tokens(tokens) => {
             let rows = tokens.len() as u64;
@@ -164,17 +176,22 @@ fn step(key: command::StageKey, first: Position, input: StepInput, width: u32, w
         StepWanted::Token => command::StepOutput::Sample,
         StepWanted::Nothing => command::StepOutput::Nothing,
     };
-    command::Step { key, input, first, count, rewind: Rewind::Allow, output }
+    command::Step { key: engine_key(key), input, first, count, rewind: Rewind::Allow, output }
 }
 
-fn stepped(key: StageKey, end: Position, result: Result<StepResult, StepError>, took: Span) -> EngineInput {
+fn stepped(
+    key: StageKey,
+    end: Position,
+    result: Result<StepResult, StepError>,
+    (took, share): (Span, Span),
+) -> EngineInput {
     let output = match result {
         Ok(StepResult::Hidden(payload)) => StepOutput::Hidden(payload),
         Ok(StepResult::Sampled(choice)) => StepOutput::Sampled { token: choice.token, logprobs: choice.logprobs },
         Ok(StepResult::Nothing) => StepOutput::Nothing,
         Err(error) => return EngineInput::StepFailed(key, failure(&error)),
     };
-    EngineInput::Stepped { key, end, output, took }
+    EngineInput::Stepped { key, end, output, took, share }
 }
 
 fn failure(error: &StepError) -> StepFailure {

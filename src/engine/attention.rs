@@ -1,12 +1,12 @@
 //! Grouped-query attention over one session's cache.
 
-use rayon::prelude::*;
-
 use crate::engine::cache::BlockCache;
+use crate::engine::cache::PAGE;
 use crate::engine::lanes::add_scaled;
 use crate::engine::lanes::dot;
 use crate::engine::lanes::exponentiate;
 use crate::engine::lanes::widest;
+use crate::engine::pool::Tile;
 
 /// The heads of a model.
 #[derive(Clone, Copy, Debug)]
@@ -18,38 +18,33 @@ pub(super) struct Heads {
 
 impl Heads {
     /// Query heads that share one key/value head.
-    fn group(self) -> usize {
+    pub(super) fn group(self) -> usize {
         self.query / self.kv
     }
 }
 
-/// Multiplications below which waking other threads costs more than it saves (measured roughly; not critical).
-const WORTH_SHARING: usize = 1 << 15;
-
-/// Lets each position attend to itself and all before it.
+/// Lets positions attend to themselves and all before them, for one key/value head.
 ///
-/// - `queries`: `[positions, query heads, dim]`, rotated; the first is position `first`
-/// - `cache`: holds keys and values of all positions up to the last of `queries`
+/// - `queries`: `[rows, query heads, dim]`, rotated, of all rows of the matrix that `tile` is of
+/// - `cache`: holds keys and values of all positions up to the last row's
+/// - `first`: the position of the tile's first row; its rows are consecutive positions of one session
+/// - `tile`: the columns are the query heads of one key/value head
 ///
-/// Returns the same shape. One task is one position and one key/value head, and what it computes depends on nothing
-/// else; later positions are skipped, never masked.
-pub(super) fn attend(queries: &[f32], cache: &BlockCache, first: usize, heads: Heads) -> Vec<f32> {
-    let task_width = heads.group() * heads.dim;
-    let mut output = vec![0.0; queries.len()];
-    let work = queries.len() * (first + queries.len() / (heads.query * heads.dim));
-    let task = |scores: &mut Vec<f32>, index: usize, out: &mut [f32]| {
-        let query = &queries[index * task_width..(index + 1) * task_width];
-        let view = View { offset: index % heads.kv * heads.dim, dim: heads.dim, seen: first + index / heads.kv + 1 };
-        attend_group(query, cache, view, scores, out);
-    };
-    if work < WORTH_SHARING || rayon::current_num_threads() == 1 {
-        let mut scores = Vec::new();
-        output.chunks_mut(task_width).enumerate().for_each(|(index, out)| task(&mut scores, index, out));
-    } else {
-        let tasks = output.par_chunks_mut(task_width).enumerate();
-        tasks.for_each_init(Vec::new, |scores, (index, out)| task(scores, index, out));
+/// What a row gets depends on its query and the cache alone; later positions are skipped, never masked.
+pub(super) fn attend(
+    queries: &[f32],
+    cache: &BlockCache,
+    first: usize,
+    heads: Heads,
+    scores: &mut Vec<f32>,
+    tile: &mut Tile<'_, f32>,
+) {
+    let (rows, columns, width) = (tile.rows(), tile.columns(), heads.query * heads.dim);
+    let offset = columns.start / heads.group();
+    for (seen, row) in (first + 1..).zip(rows) {
+        let query = &queries[row * width..][columns.clone()];
+        attend_group(query, cache, View { offset, dim: heads.dim, seen }, scores, tile.row(row));
     }
-    output
 }
 
 /// The part of a cache that a task looks at: one head of the first `seen` positions.
@@ -69,7 +64,9 @@ widest! {
 fn attend_body(query: &[f32], cache: &BlockCache, view: View, scores: &mut Vec<f32>, out: &mut [f32]) {
     let View { offset, dim, seen } = view;
     let scale = 1.0 / (dim as f32).sqrt();
+    // As much as the cache's pages, so that it grows with them only.
     scores.clear();
+    scores.reserve(query.len() / dim * seen.next_multiple_of(PAGE));
     scores.resize(query.len() / dim * seen, 0.0);
     cache.keys.for_each(seen, |position, row| {
         let key = &row[offset..offset + dim];

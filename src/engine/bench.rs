@@ -7,10 +7,13 @@ use crate::amounts::Span;
 use crate::amounts::Time;
 use crate::engine::error::OpenError;
 use crate::engine::error::StepError;
+use crate::engine::pool::Pool;
+use crate::engine::stage::BatchStep;
 use crate::engine::stage::SessionState;
 use crate::engine::stage::StageInput;
 use crate::engine::stage::StageModel;
 use crate::engine::stage::WantLogits;
+use crate::engine::workspace::Workspace;
 use crate::ids::Token;
 
 /// Positions fed in one step while a prompt is read (arbitrary; large enough that weights are read seldom).
@@ -75,39 +78,37 @@ pub fn bench(
     threads: NonZeroUsize,
     prefill: Position,
     decode: Position,
-    clock: &(dyn Fn() -> Time + Sync),
+    clock: &dyn Fn() -> Time,
 ) -> Result<BenchFigures, BenchError> {
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.get()).build();
-    let pool = pool.map_err(|error| BenchError::Threads(error.to_string()))?;
-    pool.install(|| {
-        let mut run = Run::new(model, prefill.plus(decode))?;
-        run.feed(WARM_UP.min(prefill.plus(decode).0))?;
-        run.feed(1.min(prefill.plus(decode).0.saturating_sub(WARM_UP)))?;
-        run.session.rewind(Position::ZERO);
+    let pool = Pool::new(threads).map_err(|error| BenchError::Threads(error.to_string()))?;
+    let mut run = Run::new(model, pool, prefill.plus(decode))?;
+    run.feed(WARM_UP.min(prefill.plus(decode).0))?;
+    run.feed(1.min(prefill.plus(decode).0.saturating_sub(WARM_UP)))?;
+    run.session.rewind(Position::ZERO);
 
-        let began = clock();
-        for start in (0..prefill.0).step_by(CHUNK as usize) {
-            run.feed(CHUNK.min(prefill.0 - start))?;
-        }
-        let read = clock();
-        for _ in 0..decode.0 {
-            run.feed(1)?;
-        }
-        let decode_took = clock().since(read);
-        Ok(BenchFigures { prefill, prefill_took: read.since(began), decode, decode_took })
-    })
+    let began = clock();
+    for start in (0..prefill.0).step_by(CHUNK as usize) {
+        run.feed(CHUNK.min(prefill.0 - start))?;
+    }
+    let read = clock();
+    for _ in 0..decode.0 {
+        run.feed(1)?;
+    }
+    let decode_took = clock().since(read);
+    Ok(BenchFigures { prefill, prefill_took: read.since(began), decode, decode_took })
 }
 
 struct Run<'a> {
     model: &'a StageModel,
     session: SessionState,
+    workspace: Workspace,
     random: u64,
 }
 
 impl<'a> Run<'a> {
-    fn new(model: &'a StageModel, positions: Position) -> Result<Self, BenchError> {
+    fn new(model: &'a StageModel, pool: Pool, positions: Position) -> Result<Self, BenchError> {
         let session = model.open(model.range(), positions, &[])?;
-        Ok(Self { model, session, random: 0 })
+        Ok(Self { model, session, workspace: Workspace::new(pool), random: 0 })
     }
 
     /// Feeds `count` random positions, and computes the logits of the last where the range ends the model.
@@ -118,12 +119,17 @@ impl<'a> Run<'a> {
         let (first, shape) = (self.session.length(), self.model.shape());
         if self.model.range().contains(0) {
             let tokens: Vec<Token> = (0..count).map(|_| Token(self.next() % shape.vocab)).collect();
-            self.model.forward(&mut self.session, StageInput::Tokens(&tokens), first, WantLogits::LastRow)?;
+            self.pass(StageInput::Tokens(&tokens), first)
         } else {
             let hidden: Vec<f32> =
                 (0..count * shape.width).map(|_| self.next() as f32 / (1 << 23) as f32 - 1.0).collect();
-            self.model.forward(&mut self.session, StageInput::Hidden(&hidden), first, WantLogits::LastRow)?;
+            self.pass(StageInput::Hidden(&hidden), first)
         }
+    }
+
+    fn pass(&mut self, input: StageInput<'_>, first: Position) -> Result<(), BenchError> {
+        let mut steps = [BatchStep { session: &mut self.session, input, first, want: WantLogits::LastRow }];
+        self.model.forward_batch(&mut steps, &mut self.workspace).of(0)?;
         Ok(())
     }
 

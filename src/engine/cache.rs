@@ -3,7 +3,7 @@
 use crate::amounts::Bytes;
 
 /// Positions of one page: small sessions stay small, and growing moves nothing (arbitrary).
-const PAGE: usize = 256;
+pub(super) const PAGE: usize = 256;
 
 /// Keys and values of one session in one block.
 #[derive(Debug)]

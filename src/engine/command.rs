@@ -46,8 +46,9 @@ pub enum EngineCommand {
     },
     /// Open a stage of a session; answered by `Opened` or `OpenFailed`.
     Open(Box<Open>),
-    /// Feed positions through a stage; answered by `Stepped`.
-    Step(Step),
+    /// Feed positions through stages, each step answered by a `Stepped`. Steps on the same loaded units go in one pass;
+    /// those of one stage of a session are made in the order given.
+    Steps(Vec<Step>),
     /// Forget a stage of a session, if there is one. Not answered.
     Free {
         /// The session and stage.
@@ -215,8 +216,10 @@ pub enum EngineEvent {
         count: u32,
         /// What came out.
         result: Result<StepResult, StepError>,
-        /// How long it took.
+        /// How long its pass took.
         took: Span,
+        /// Its part of that, by its rows.
+        share: Span,
     },
     /// The thread has ended. The last event.
     Stopped,

@@ -164,6 +164,17 @@ pub enum StepError {
     /// The logits give no distribution.
     #[error("no token can be chosen: {0}")]
     Sample(#[from] SampleError),
+    /// The session is on other units than the first of its pass.
+    #[error("units {got} in a pass through units {expected}")]
+    OtherUnits {
+        /// The units of the pass.
+        expected: UnitRange,
+        /// The session's.
+        got: UnitRange,
+    },
+    /// The thread that computes cannot be made to round to nearest and keep denormals.
+    #[error("the processor does not round as the engine needs it to")]
+    Rounding,
     /// A defect of this program.
     #[error("the step failed unexpectedly: {message}")]
     Panicked {
@@ -195,7 +206,12 @@ impl StepError {
             | Self::OutsideVocabulary { .. }
             | Self::NonFiniteInput => StepFault::Sender,
             Self::NonFinite | Self::Sample(_) => StepFault::Request,
-            Self::UnknownSession | Self::NotTail | Self::NoHidden | Self::Panicked { .. } => StepFault::Local,
+            Self::UnknownSession
+            | Self::NotTail
+            | Self::NoHidden
+            | Self::OtherUnits { .. }
+            | Self::Rounding
+            | Self::Panicked { .. } => StepFault::Local,
         }
     }
 }

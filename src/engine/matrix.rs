@@ -18,6 +18,8 @@
 //! | `F32` | 1.3 / 1.5 | 17.9 / 3.7 |
 //! | `F16` | 1.3 / 1.2 | 17.6 / 3.7 |
 
+use std::cell::RefCell;
+
 use candle_core::quantized::GgmlType;
 use candle_core::quantized::k_quants::BlockQ4_0;
 use candle_core::quantized::k_quants::BlockQ4_1;
@@ -27,10 +29,13 @@ use candle_core::quantized::k_quants::BlockQ5_1;
 use candle_core::quantized::k_quants::BlockQ5K;
 use candle_core::quantized::k_quants::BlockQ6K;
 use candle_core::quantized::k_quants::BlockQ8_0;
+use candle_core::quantized::k_quants::BlockQ8_1;
+use candle_core::quantized::k_quants::BlockQ8K;
 use half::bf16;
 use half::f16;
-use rayon::prelude::*;
 
+use crate::engine::pool::Pool;
+use crate::engine::pool::Tile;
 use crate::shape::WeightFormat;
 
 // GGUF's blocks are little-endian and are used as they lie.
@@ -82,59 +87,127 @@ impl Matrix {
         self.weights.row(index, out);
     }
 
-    /// Multiplies every row of `input` (`[inputs, columns]`, f32) with the matrix; returns `[inputs, rows]`. A row that is not
-    /// finite gives a row of NaN.
-    pub(super) fn multiply(&self, input: &[f32]) -> Vec<f32> {
-        let inputs = input.len() / self.columns;
-        let mut by_row = vec![0.0; self.rows * inputs];
-        self.weights.multiply(input, inputs, &mut by_row);
-        let mut output = if inputs == 1 { by_row } else { self.by_input(&by_row, inputs) };
-        // Rounding an input to blocks of integers loses that it was not finite.
-        for (input, output) in input.chunks_exact(self.columns).zip(output.chunks_exact_mut(self.rows)) {
-            if !input.iter().all(|value| value.is_finite()) {
-                output.fill(f32::NAN);
-            }
-        }
-        output
+    /// About how many multiplications the products with `inputs` rows are.
+    pub(super) fn work(&self, inputs: usize) -> usize {
+        self.rows.saturating_mul(self.columns).saturating_mul(inputs)
     }
 
-    /// `[rows, inputs]` to `[inputs, rows]`.
-    fn by_input(&self, by_row: &[f32], inputs: usize) -> Vec<f32> {
-        let mut output = vec![0.0; by_row.len()];
-        for (row, values) in by_row.chunks_exact(inputs).enumerate() {
-            for (index, value) in values.iter().enumerate() {
-                output[index * self.rows + row] = *value;
-            }
+    /// How many elements a product has.
+    pub(super) fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// How many elements an input has.
+    pub(super) fn columns(&self) -> usize {
+        self.columns
+    }
+
+    /// Writes a tile of the products `[inputs, rows]`. A row of the input that is not finite gives a row of NaN.
+    ///
+    /// - `input`: `[inputs, columns]`, which [`Rounded::round`] has seen with this matrix
+    pub(super) fn multiply(&self, input: &[f32], rounded: &Rounded, tile: &mut Tile<'_, f32>) {
+        self.weights.multiply(input, rounded, tile);
+        // Rounding an input to blocks of integers loses that it was not finite.
+        for index in tile.rows().filter(|index| !rounded.finite[*index]) {
+            tile.row(index).fill(f32::NAN);
         }
-        output
+    }
+}
+
+/// Input rows as the formats' dot products want them.
+#[derive(Default)]
+pub(super) struct Rounded {
+    finite: Vec<bool>,
+    q8_0: Vec<BlockQ8_0>,
+    q8_1: Vec<BlockQ8_1>,
+    q8k: Vec<BlockQ8K>,
+}
+
+impl Rounded {
+    /// Rounds the rows of `input`, `[inputs, columns]`, for the products with these matrices, all of `columns`.
+    pub(super) fn round(&mut self, pool: &Pool, input: &[f32], matrices: &[&Matrix]) {
+        let Some(columns) = matrices.first().map(|matrix| matrix.columns) else { return };
+        self.finite.clear();
+        self.finite.extend(input.chunks_exact(columns).map(|row| row.iter().all(|value| value.is_finite())));
+        let wanted = |partner| matrices.iter().any(|matrix| matrix.weights.partner() == partner);
+        if wanted(Partner::Q8_0) {
+            rounded(pool, input, columns, &mut self.q8_0);
+        }
+        if wanted(Partner::Q8_1) {
+            rounded(pool, input, columns, &mut self.q8_1);
+        }
+        if wanted(Partner::Q8K) {
+            rounded(pool, input, columns, &mut self.q8k);
+        }
+    }
+}
+
+fn rounded<T: GgmlType>(pool: &Pool, input: &[f32], columns: usize, blocks: &mut Vec<T>) {
+    let per_row = columns / T::BLCK_SIZE;
+    blocks.resize(input.len() / T::BLCK_SIZE, T::zeros());
+    pool.for_each_chunk(blocks, per_row, input.len(), |row, blocks| {
+        T::from_float(&input[row * columns..(row + 1) * columns], blocks);
+    });
+}
+
+/// What an input is rounded to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Partner {
+    Plain,
+    Q8_0,
+    Q8_1,
+    Q8K,
+}
+
+/// A format of inputs.
+trait Input: GgmlType {
+    const PARTNER: Partner;
+
+    fn of<'a>(input: &'a [f32], rounded: &'a Rounded) -> &'a [Self];
+}
+
+impl Input for f32 {
+    const PARTNER: Partner = Partner::Plain;
+
+    fn of<'a>(input: &'a [f32], _: &'a Rounded) -> &'a [Self] {
+        input
+    }
+}
+
+impl Input for BlockQ8_0 {
+    const PARTNER: Partner = Partner::Q8_0;
+
+    fn of<'a>(_: &'a [f32], rounded: &'a Rounded) -> &'a [Self] {
+        &rounded.q8_0
+    }
+}
+
+impl Input for BlockQ8_1 {
+    const PARTNER: Partner = Partner::Q8_1;
+
+    fn of<'a>(_: &'a [f32], rounded: &'a Rounded) -> &'a [Self] {
+        &rounded.q8_1
+    }
+}
+
+impl Input for BlockQ8K {
+    const PARTNER: Partner = Partner::Q8K;
+
+    fn of<'a>(_: &'a [f32], rounded: &'a Rounded) -> &'a [Self] {
+        &rounded.q8k
     }
 }
 
 trait Weights: Send + Sync {
     fn row(&self, index: usize, out: &mut [f32]);
 
-    /// `input`: `[inputs, columns]`; `by_row`: `[rows, inputs]`.
-    fn multiply(&self, input: &[f32], inputs: usize, by_row: &mut [f32]);
-}
+    fn partner(&self) -> Partner;
 
-/// Weight rows that one task multiplies with all inputs. A multiple of 4, the most that candle takes at once.
-const TILE_ROWS: usize = 32;
+    fn multiply(&self, input: &[f32], rounded: &Rounded, tile: &mut Tile<'_, f32>);
+}
 
 /// Input rows that stay in the first-level cache while a tile's weights pass (as in candle).
 const TILE_INPUTS: usize = 16;
-
-/// Multiplications below which waking other threads costs more than it saves (measured roughly; not critical).
-const WORTH_SHARING: usize = 1 << 16;
-
-/// Runs `task(first row, its outputs)` for every tile of rows, on all threads of the current pool if that is worth it.
-fn for_each_tile(work: usize, inputs: usize, by_row: &mut [f32], task: impl Fn(usize, &mut [f32]) + Sync) {
-    let tile = TILE_ROWS * inputs;
-    if work < WORTH_SHARING || rayon::current_num_threads() == 1 {
-        by_row.chunks_mut(tile).enumerate().for_each(|(index, out)| task(index * TILE_ROWS, out));
-    } else {
-        by_row.par_chunks_mut(tile).enumerate().for_each(|(index, out)| task(index * TILE_ROWS, out));
-    }
-}
 
 /// Rows of `row_blocks` blocks each.
 struct Blocks<T> {
@@ -161,7 +234,10 @@ impl<T: GgmlType> Blocks<T> {
     }
 }
 
-fn direct<T: GgmlType + 'static>(rows: usize, columns: usize, bytes: &[u8]) -> Box<dyn Weights> {
+fn direct<T: GgmlType + 'static>(rows: usize, columns: usize, bytes: &[u8]) -> Box<dyn Weights>
+where
+    T::VecDotType: Input,
+{
     Box::new(Direct(Blocks::<T>::new(rows, columns, bytes)))
 }
 
@@ -172,48 +248,41 @@ fn widened<T: GgmlType + 'static>(rows: usize, columns: usize, bytes: &[u8]) -> 
 /// Multiplies blocks as they are with inputs rounded to the format's partner.
 struct Direct<T>(Blocks<T>);
 
-impl<T: GgmlType> Direct<T> {
-    /// The products of weight rows `first..` with all inputs into `out`, `[rows of the tile, inputs]`.
-    fn tile(&self, first: usize, rounded: &[T::VecDotType], inputs: usize, out: &mut [f32]) {
+impl<T: GgmlType> Weights for Direct<T>
+where
+    T::VecDotType: Input,
+{
+    fn row(&self, index: usize, out: &mut [f32]) {
+        T::to_float(self.0.row_of(index), out);
+    }
+
+    fn partner(&self) -> Partner {
+        T::VecDotType::PARTNER
+    }
+
+    fn multiply(&self, input: &[f32], rounded: &Rounded, tile: &mut Tile<'_, f32>) {
         let weights = &self.0;
-        let columns = weights.columns;
-        let input_blocks = rounded.len() / inputs;
-        let rows = out.len() / inputs;
-        for start in (0..inputs).step_by(TILE_INPUTS) {
-            let end = inputs.min(start + TILE_INPUTS);
-            for quad in (0..rows).step_by(4) {
+        let (columns, inputs) = (weights.columns, T::VecDotType::of(input, rounded));
+        let input_blocks = columns / T::VecDotType::BLCK_SIZE;
+        let (rows, outputs) = (tile.rows(), tile.columns());
+        for start in rows.clone().step_by(TILE_INPUTS) {
+            let end = rows.end.min(start + TILE_INPUTS);
+            for quad in outputs.clone().step_by(4) {
                 for index in start..end {
-                    let input = &rounded[index * input_blocks..(index + 1) * input_blocks];
-                    let row = |offset: usize| weights.row_of(first + quad + offset);
-                    if quad + 4 <= rows {
+                    let input = &inputs[index * input_blocks..(index + 1) * input_blocks];
+                    let row = |offset: usize| weights.row_of(quad + offset);
+                    let out = &mut tile.row(index)[quad - outputs.start..];
+                    if let Some(out) = out.first_chunk_mut::<4>() {
                         let (a, b, c, d) = T::vec_dot_4(columns, row(0), row(1), row(2), row(3), input);
-                        for (offset, value) in [a, b, c, d].into_iter().enumerate() {
-                            out[(quad + offset) * inputs + index] = value;
-                        }
+                        *out = [a, b, c, d];
                     } else {
-                        for offset in 0..rows - quad {
-                            out[(quad + offset) * inputs + index] = T::vec_dot(columns, row(offset), input);
+                        for (offset, out) in out.iter_mut().enumerate() {
+                            *out = T::vec_dot(columns, row(offset), input);
                         }
                     }
                 }
             }
         }
-    }
-}
-
-impl<T: GgmlType> Weights for Direct<T> {
-    fn row(&self, index: usize, out: &mut [f32]) {
-        T::to_float(self.0.row_of(index), out);
-    }
-
-    fn multiply(&self, input: &[f32], inputs: usize, by_row: &mut [f32]) {
-        let columns = self.0.columns;
-        let input_blocks = columns / T::VecDotType::BLCK_SIZE;
-        let mut rounded = vec![T::VecDotType::zeros(); inputs * input_blocks];
-        for (row, rounded) in input.chunks_exact(columns).zip(rounded.chunks_exact_mut(input_blocks)) {
-            T::VecDotType::from_float(row, rounded);
-        }
-        for_each_tile(by_row.len() * columns, inputs, by_row, |first, out| self.tile(first, &rounded, inputs, out));
     }
 }
 
@@ -225,14 +294,22 @@ impl<T: GgmlType> Weights for Widened<T> {
         T::to_float(self.0.row_of(index), out);
     }
 
-    fn multiply(&self, input: &[f32], inputs: usize, by_row: &mut [f32]) {
+    fn partner(&self) -> Partner {
+        Partner::Plain
+    }
+
+    fn multiply(&self, input: &[f32], _: &Rounded, tile: &mut Tile<'_, f32>) {
+        thread_local! {
+            static ROW: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+        }
         let columns = self.0.columns;
-        for_each_tile(by_row.len() * columns, inputs, by_row, |first, out| {
-            let mut row = vec![0.0; columns];
-            for (offset, out) in out.chunks_exact_mut(inputs).enumerate() {
-                T::to_float(self.0.row_of(first + offset), &mut row);
-                for (input, out) in input.chunks_exact(columns).zip(out) {
-                    *out = f32::vec_dot(columns, &row, input);
+        ROW.with_borrow_mut(|widened| {
+            widened.resize(columns, 0.0);
+            for (offset, row) in tile.columns().enumerate() {
+                T::to_float(self.0.row_of(row), widened);
+                for index in tile.rows() {
+                    let input = &input[index * columns..(index + 1) * columns];
+                    tile.row(index)[offset] = f32::vec_dot(columns, widened, input);
                 }
             }
         });

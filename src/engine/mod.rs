@@ -10,22 +10,28 @@
 //! Two things still differ between machines, and go with the kernels of our own: candle's dot products inside a row
 //! depend on the instruction set, and the rotary angles use the platform's `sin`, `cos` and `powf` in f64.
 //!
-//! Everything runs on the CPU. The threads are those given at [`thread::start`]: candle's own pool is never used.
+//! Everything runs on the CPU. The threads are those given at [`thread::start`]: candle's own pool is never used. Steps of
+//! many sessions go through a stage in one pass (see [`stage::StageModel::forward_batch`]), which changes no bit of any.
 
 mod attention;
+mod batch;
 pub mod bench;
 mod block;
 mod cache;
 pub mod command;
 pub mod error;
+mod float_control;
 mod lanes;
 mod load;
 mod matrix;
+mod pass;
 pub mod payload;
+pub mod pool;
 mod rope;
 pub mod source;
 pub mod stage;
 pub mod thread;
+pub mod workspace;
 
 #[cfg(test)]
 mod tests;

@@ -17,16 +17,25 @@ pub fn to_payload(hidden: &[f32], dtype: WireDtype) -> Bytes {
 
 /// The hidden states of a payload of `dtype`, or `None` if its length is no multiple of an element's.
 pub fn from_payload(payload: &[u8], dtype: WireDtype) -> Option<Vec<f32>> {
+    let mut hidden = Vec::new();
+    append_payload(payload, dtype, &mut hidden).then_some(hidden)
+}
+
+/// Appends the hidden states of a payload of `dtype`; `false`, and nothing appended, if its length is no multiple of an
+/// element's.
+#[must_use]
+pub fn append_payload(payload: &[u8], dtype: WireDtype, hidden: &mut Vec<f32>) -> bool {
     match dtype {
         WireDtype::F32 => {
-            let (elements, []) = payload.as_chunks::<4>() else { return None };
-            Some(elements.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect())
+            let (elements, []) = payload.as_chunks::<4>() else { return false };
+            hidden.extend(elements.iter().map(|bytes| f32::from_le_bytes(*bytes)));
         }
         WireDtype::F16 => {
-            let (elements, []) = payload.as_chunks::<2>() else { return None };
-            Some(elements.iter().map(|bytes| f16::from_le_bytes(*bytes).to_f32()).collect())
+            let (elements, []) = payload.as_chunks::<2>() else { return false };
+            hidden.extend(elements.iter().map(|bytes| f16::from_le_bytes(*bytes).to_f32()));
         }
     }
+    true
 }
 
 /// Rounds in place as a trip over a hop of `dtype` would.

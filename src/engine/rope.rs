@@ -35,33 +35,35 @@ impl Rotation {
         Self { frequencies: (0..pairs).map(frequency).collect() }
     }
 
-    /// Sines and cosines for the positions `first..first + count`. Computed once per step and used by all its blocks,
+    /// Appends sines and cosines for the positions `first..first + count`. Computed once per step and used by all its blocks,
     /// which is cheaper than a table for the whole context and takes no memory.
-    pub(super) fn angles(&self, first: usize, count: usize) -> Angles {
-        let positions = first..first + count;
+    pub(super) fn append(&self, first: usize, count: usize, angles: &mut Angles) {
         let turn =
             |position: usize| self.frequencies.iter().map(move |frequency| (position as f64 * frequency).sin_cos());
-        let pairs = positions.flat_map(turn).map(|(sin, cos)| (sin as f32, cos as f32)).collect();
-        Angles { pairs, per_position: self.frequencies.len() }
+        angles.per_position = self.frequencies.len();
+        angles.pairs.extend((first..first + count).flat_map(turn).map(|(sin, cos)| (sin as f32, cos as f32)));
     }
 }
 
-/// Sines and cosines of some positions, position by position.
-#[derive(Debug)]
+/// Sines and cosines of the positions of some rows.
+#[derive(Debug, Default)]
 pub(super) struct Angles {
     pairs: Vec<(f32, f32)>,
     per_position: usize,
 }
 
 impl Angles {
-    /// Turns the first dimensions of every head of `rows`, `[positions, heads, head_dim]`.
-    pub(super) fn rotate(&self, rows: &mut [f32], heads: usize, head_dim: usize) {
-        let positions = self.pairs.chunks_exact(self.per_position);
-        for (row, angles) in rows.chunks_exact_mut(heads * head_dim).zip(positions) {
-            for head in row.chunks_exact_mut(head_dim) {
-                for (pair, (sin, cos)) in head.chunks_exact_mut(2).zip(angles) {
-                    (pair[0], pair[1]) = (pair[0] * cos - pair[1] * sin, pair[0] * sin + pair[1] * cos);
-                }
+    /// Forgets all rows.
+    pub(super) fn clear(&mut self) {
+        self.pairs.clear();
+    }
+
+    /// Turns the first dimensions of every head of `values`, `[heads, head_dim]`, of row `row`.
+    pub(super) fn rotate(&self, row: usize, values: &mut [f32], head_dim: usize) {
+        let angles = &self.pairs[row * self.per_position..(row + 1) * self.per_position];
+        for head in values.chunks_exact_mut(head_dim) {
+            for (pair, (sin, cos)) in head.chunks_exact_mut(2).zip(angles) {
+                (pair[0], pair[1]) = (pair[0] * cos - pair[1] * sin, pair[0] * sin + pair[1] * cos);
             }
         }
     }

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use crate::amounts::Bytes;
 use crate::amounts::Position;
-use crate::engine::attention::Heads;
 use crate::engine::block::Block;
 use crate::engine::block::Norm;
 use crate::engine::cache::BlockCache;
@@ -14,8 +13,11 @@ use crate::engine::error::StepError;
 use crate::engine::load::Loader;
 use crate::engine::matrix::Matrix;
 use crate::engine::payload::round_as_sent;
+use crate::engine::pool::Pool;
 use crate::engine::rope::Rotation;
 use crate::engine::source::TensorSource;
+use crate::engine::workspace::StageView;
+use crate::engine::workspace::Workspace;
 use crate::ids::Token;
 use crate::shape::ModelShape;
 use crate::shape::WireDtype;
@@ -28,20 +30,20 @@ use crate::units::UnitRange;
 /// a split model equals the unsplit one bit for bit.
 #[derive(Debug)]
 pub struct StageModel {
-    shape: ModelShape,
-    range: UnitRange,
+    pub(super) shape: ModelShape,
+    pub(super) range: UnitRange,
     bytes: Bytes,
-    rotation: Rotation,
-    embedding: Option<Arc<Matrix>>,
+    pub(super) rotation: Rotation,
+    pub(super) embedding: Option<Arc<Matrix>>,
     /// The blocks of the range, ascending.
-    blocks: Vec<Block>,
-    head: Option<Head>,
+    pub(super) blocks: Vec<Block>,
+    pub(super) head: Option<Head>,
 }
 
 #[derive(Debug)]
-struct Head {
-    norm: Norm,
-    output: Arc<Matrix>,
+pub(super) struct Head {
+    pub(super) norm: Norm,
+    pub(super) output: Arc<Matrix>,
 }
 
 impl StageModel {
@@ -118,13 +120,7 @@ impl StageModel {
         })
     }
 
-    /// Feeds the positions that follow the session's last through its range and appends them to its cache.
-    ///
-    /// - `input`: token ids if the range begins with the embedding, else hidden states `[positions, width]`
-    /// - `first`: absolute position of the first; must be the session's length
-    ///
-    /// Returns hidden states `[positions, width]`, or, where the range ends the model, the logits of the last
-    /// position, `[vocabulary]`, if wanted.
+    /// Feeds one session's step alone, on the caller's thread: [`Self::forward_batch`] for tests and small tools.
     ///
     /// # Errors
     /// [`StepError`]; the session's length is then unchanged, so that the step may be repeated.
@@ -135,77 +131,9 @@ impl StageModel {
         first: Position,
         want: WantLogits,
     ) -> Result<StageOutput, StepError> {
-        let mut hidden = self.enter(session.range, input)?;
-        let count = hidden.len() / self.shape.width as usize;
-        let end = session.admit(first, count)?;
-        let angles = self.rotation.angles(first.0 as usize, count);
-        let blocks = self.shape.blocks_in(session.range);
-        let first_unit = session.range.start().max(1);
-        let offset = usize::from(first_unit - self.range.start().max(1));
-        for (index, unit) in (0..usize::from(blocks)).zip(first_unit..) {
-            session.round(unit, &mut hidden);
-            let cache = &mut session.caches[index];
-            self.blocks[offset + index].forward(&mut hidden, cache, first.0 as usize, &angles, self.heads());
-        }
-        if session.range.contains(self.shape.head_unit()) {
-            session.round(self.shape.head_unit(), &mut hidden);
-        }
-        let output = self.leave(session.range, hidden, want)?;
-        session.length = end;
-        Ok(output)
-    }
-
-    fn heads(&self) -> Heads {
-        let ModelShape { heads, kv_heads, head_dim, .. } = self.shape;
-        Heads { query: heads as usize, kv: kv_heads as usize, dim: head_dim as usize }
-    }
-
-    /// Checks the input and turns it into hidden states.
-    fn enter(&self, range: UnitRange, input: StageInput<'_>) -> Result<Vec<f32>, StepError> {
-        let width = self.shape.width as usize;
-        let wrong = |expected| Err(StepError::WrongInput { range, expected });
-        match input {
-            StageInput::Tokens([]) | StageInput::Hidden([]) => Err(StepError::Empty),
-            StageInput::Tokens(tokens) => match &self.embedding {
-                Some(embedding) if range.contains(0) => self.embed(embedding, tokens),
-                _ => wrong("hidden states"),
-            },
-            StageInput::Hidden(_) if range.contains(0) => wrong("tokens"),
-            StageInput::Hidden(hidden) if !hidden.len().is_multiple_of(width) => {
-                Err(StepError::WrongLength { expected: hidden.len().next_multiple_of(width), got: hidden.len() })
-            }
-            StageInput::Hidden(hidden) if !all_finite(hidden) => Err(StepError::NonFiniteInput),
-            StageInput::Hidden(hidden) => Ok(hidden.to_vec()),
-        }
-    }
-
-    fn embed(&self, embedding: &Matrix, tokens: &[Token]) -> Result<Vec<f32>, StepError> {
-        let width = self.shape.width as usize;
-        let mut hidden = vec![0.0; tokens.len() * width];
-        for (token, row) in tokens.iter().zip(hidden.chunks_exact_mut(width)) {
-            if token.0 >= self.shape.vocab {
-                return Err(StepError::OutsideVocabulary { token: *token, vocabulary: self.shape.vocab });
-            }
-            embedding.row(token.0 as usize, row);
-        }
-        Ok(hidden)
-    }
-
-    fn leave(&self, range: UnitRange, hidden: Vec<f32>, want: WantLogits) -> Result<StageOutput, StepError> {
-        if !all_finite(&hidden) {
-            return Err(StepError::NonFinite);
-        }
-        let Some(head) = self.head.as_ref().filter(|_| range.contains(self.shape.head_unit())) else {
-            return Ok(StageOutput::Hidden(hidden));
-        };
-        match want {
-            WantLogits::None => Ok(StageOutput::Nothing),
-            WantLogits::LastRow => {
-                let last = &hidden[hidden.len() - self.shape.width as usize..];
-                let logits = head.output.multiply(&head.norm.apply(last));
-                if all_finite(&logits) { Ok(StageOutput::Logits(logits)) } else { Err(StepError::NonFinite) }
-            }
-        }
+        let mut workspace = Workspace::new(Pool::alone());
+        let mut steps = [BatchStep { session, input, first, want }];
+        self.forward_batch(&mut steps, &mut workspace).of(0).map(StageView::to_output)
     }
 }
 
@@ -219,10 +147,6 @@ fn load_head(loader: &mut Loader<'_>, embedding: Option<&Arc<Matrix>>) -> Result
     Ok(Head { norm, output })
 }
 
-fn all_finite(values: &[f32]) -> bool {
-    values.iter().all(|value| value.is_finite())
-}
-
 /// What goes into a stage.
 #[derive(Clone, Copy, Debug)]
 pub enum StageInput<'a> {
@@ -230,6 +154,21 @@ pub enum StageInput<'a> {
     Tokens(&'a [Token]),
     /// Hidden states `[positions, width]`, for any other.
     Hidden(&'a [f32]),
+    /// Hidden states as they came: row-major, little-endian, in this dtype.
+    Payload(&'a [u8], WireDtype),
+}
+
+/// One session's part of a pass.
+#[derive(Debug)]
+pub struct BatchStep<'a> {
+    /// The session; each is in a pass once.
+    pub session: &'a mut SessionState,
+    /// What goes in.
+    pub input: StageInput<'a>,
+    /// The absolute position of the first row; must be the session's length.
+    pub first: Position,
+    /// Whether the end of the model computes the logits of the last row.
+    pub want: WantLogits,
 }
 
 /// Whether the end of the model computes logits.
@@ -285,8 +224,23 @@ impl SessionState {
         self.caches.iter().map(BlockCache::bytes).sum()
     }
 
+    /// The keys and values of block `index` of the range.
+    pub(super) fn cache(&mut self, index: usize) -> &mut BlockCache {
+        &mut self.caches[index]
+    }
+
+    /// As [`Self::cache`], to look at.
+    pub(super) fn cached(&self, index: usize) -> &BlockCache {
+        &self.caches[index]
+    }
+
+    /// The positions up to `length` are in the caches.
+    pub(super) fn reach(&mut self, length: Position) {
+        self.length = length;
+    }
+
     /// Checks that `count` positions from `first` on may follow; returns the length after them.
-    fn admit(&self, first: Position, count: usize) -> Result<Position, StepError> {
+    pub(super) fn admit(&self, first: Position, count: usize) -> Result<Position, StepError> {
         if first != self.length {
             return Err(StepError::OutOfOrder { expected: self.length, got: first });
         }
@@ -298,7 +252,7 @@ impl SessionState {
     }
 
     /// Rounds what enters `unit` if the session says so.
-    fn round(&self, unit: u16, hidden: &mut [f32]) {
+    pub(super) fn round(&self, unit: u16, hidden: &mut [f32]) {
         for (_, dtype) in self.rounding.iter().filter(|(boundary, _)| *boundary == unit) {
             round_as_sent(hidden, *dtype);
         }

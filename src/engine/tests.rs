@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Cursor;
+use std::num::NonZeroUsize;
 
 use candle_core::Device;
 use candle_core::Tensor;
@@ -13,17 +14,23 @@ use candle_transformers::models::quantized_llama;
 
 use crate::amounts::Bytes;
 use crate::amounts::Position;
+use crate::engine::block::multiply;
 use crate::engine::error::LoadError;
 use crate::engine::error::OpenError;
 use crate::engine::error::StepError;
 use crate::engine::matrix::Matrix;
+use crate::engine::matrix::Rounded;
+use crate::engine::pool::Pool;
 use crate::engine::source::TensorData;
 use crate::engine::source::TensorSource;
+use crate::engine::stage::BatchStep;
 use crate::engine::stage::SessionState;
 use crate::engine::stage::StageInput;
 use crate::engine::stage::StageModel;
 use crate::engine::stage::StageOutput;
 use crate::engine::stage::WantLogits;
+use crate::engine::workspace::StageView;
+use crate::engine::workspace::Workspace;
 use crate::ids::Token;
 use crate::shape::Architecture;
 use crate::shape::ModelShape;
@@ -79,11 +86,11 @@ fn a_product_is_that_of_the_stored_values() {
             let matrix = Matrix::new(*format, rows as usize, columns as usize, &weights.tensors["matrix"].bytes);
             let input: Vec<f32> = (0..inputs * columns).map(|_| random.next()).collect();
 
-            let output = matrix.multiply(&input);
+            let output = product(&matrix, &input);
 
             let mut row = vec![0.0; columns as usize];
             for (index, input) in input.chunks_exact(columns as usize).enumerate() {
-                let alone = matrix.multiply(input);
+                let alone = product(&matrix, input);
                 assert_eq!(bits(&output[index * rows as usize..][..rows as usize]), bits(&alone), "{format}");
                 for (number, product) in alone.iter().enumerate() {
                     matrix.row(number, &mut row);
@@ -193,10 +200,17 @@ fn any_number_of_threads_gives_the_same_bits() {
     let weights = RandomWeights::new(&shape, WeightFormat::Q8_0, 13);
     let prompt: Vec<u32> = (0..40).map(|index| index * 7 % shape.vocab).collect();
     let with_threads = |threads| {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        pool.install(|| Unsplit::new(&shape, &weights).logits(&prompt))
+        let mut workspace = workspace(threads);
+        let mut model = Unsplit::new(&shape, &weights);
+        let tokens: Vec<Token> = prompt.iter().copied().map(Token).collect();
+        let (first, want) = (Position(0), WantLogits::LastRow);
+        let mut steps = [BatchStep { session: &mut model.session, input: StageInput::Tokens(&tokens), first, want }];
+        let outcomes = model.stage.forward_batch(&mut steps, &mut workspace);
+        let Ok(StageView::Logits(logits)) = outcomes.of(0) else { panic!("logits were wanted") };
+        logits.to_vec()
     };
 
+    assert_eq!(bits(&with_threads(1)), bits(&with_threads(2)));
     assert_eq!(bits(&with_threads(1)), bits(&with_threads(3)));
 }
 
@@ -394,6 +408,16 @@ fn odd() -> ModelShape {
 
 fn range(start: u16, end: u16) -> UnitRange {
     UnitRange::new(start, end).unwrap()
+}
+
+pub(super) fn workspace(threads: usize) -> Workspace {
+    Workspace::new(Pool::new(NonZeroUsize::new(threads).unwrap()).unwrap())
+}
+
+fn product(matrix: &Matrix, input: &[f32]) -> Vec<f32> {
+    let mut output = vec![0.0; input.len() / matrix.columns() * matrix.rows()];
+    multiply(&Pool::alone(), &mut Rounded::default(), input, [(matrix, &mut output)]);
+    output
 }
 
 fn load(shape: &ModelShape, range: UnitRange, weights: &RandomWeights) -> StageModel {

@@ -13,33 +13,24 @@ use std::thread;
 use tokio::sync::mpsc;
 
 use crate::amounts::Bytes;
-use crate::amounts::Position;
 use crate::amounts::Span;
 use crate::amounts::Time;
+use crate::engine::batch;
+use crate::engine::batch::Session;
 use crate::engine::command::EngineCommand;
 use crate::engine::command::EngineEvent;
 use crate::engine::command::Load;
 use crate::engine::command::Open;
-use crate::engine::command::Rewind;
 use crate::engine::command::StageKey;
 use crate::engine::command::Step;
-use crate::engine::command::StepInput;
-use crate::engine::command::StepOutput;
 use crate::engine::command::StepResult;
-use crate::engine::command::TailState;
 use crate::engine::error::LoadError;
 use crate::engine::error::OpenError;
 use crate::engine::error::StepError;
-use crate::engine::payload::from_payload;
-use crate::engine::payload::to_payload;
-use crate::engine::stage::SessionState;
-use crate::engine::stage::StageInput;
+use crate::engine::pool::Pool;
 use crate::engine::stage::StageModel;
-use crate::engine::stage::StageOutput;
-use crate::engine::stage::WantLogits;
+use crate::engine::workspace::Workspace;
 use crate::ids::ModelId;
-use crate::sampling::Choice;
-use crate::sampling::sample;
 use crate::units::UnitRange;
 
 /// Events waiting for whoever listens. The engine waits when it is full, so it bounds how far the listener may be behind.
@@ -67,16 +58,14 @@ pub fn start(
     let (ready, started) = std::sync::mpsc::sync_channel(1);
     let installs = commands.downgrade();
     thread::Builder::new().name("engine".to_owned()).spawn(move || {
-        // The pool's first worker is this thread, so that a step starts without waking another.
-        let pool = rayon::ThreadPoolBuilder::new()
-            .num_threads(threads.get())
-            .thread_name(|index| format!("engine-{index}"))
-            .use_current_thread()
-            .build();
-        let usable = pool.as_ref().map(|_| ()).map_err(|error| io::Error::other(error.to_string()));
-        let run = usable.is_ok() && ready.send(usable).is_ok();
-        if run {
-            Engine::new(events, installs, clock).run(inbox);
+        // The pool's first thread is this one, so that a step starts without waking another.
+        match Pool::new(threads) {
+            Ok(pool) if ready.send(Ok(())).is_ok() => {
+                Engine::new(Workspace::new(pool), events, installs, clock).run(inbox)
+            }
+            // Whoever started the engine has gone.
+            Ok(_) => {}
+            Err(error) => drop(ready.send(Err(error))),
         }
     })?;
     started.recv().map_err(|_| io::Error::other("the engine's threads could not be started"))??;
@@ -147,21 +136,21 @@ struct Engine {
     models: BTreeMap<(ModelId, UnitRange), Arc<StageModel>>,
     loading: BTreeSet<(ModelId, UnitRange)>,
     sessions: BTreeMap<StageKey, Session>,
+    workspace: Workspace,
     events: mpsc::Sender<EngineEvent>,
     installs: mpsc::WeakSender<Message>,
     clock: Clock,
 }
 
-struct Session {
-    model: Arc<StageModel>,
-    state: SessionState,
-    tail: Option<TailState>,
-}
-
 impl Engine {
-    fn new(events: mpsc::Sender<EngineEvent>, installs: mpsc::WeakSender<Message>, clock: Clock) -> Self {
+    fn new(
+        workspace: Workspace,
+        events: mpsc::Sender<EngineEvent>,
+        installs: mpsc::WeakSender<Message>,
+        clock: Clock,
+    ) -> Self {
         let (models, loading, sessions) = Default::default();
-        Self { models, loading, sessions, events, installs, clock }
+        Self { models, loading, sessions, workspace, events, installs, clock }
     }
 
     fn run(mut self, mut inbox: mpsc::Receiver<Message>) {
@@ -171,7 +160,7 @@ impl Engine {
                 Message::Command(EngineCommand::Load(load)) => self.on_load(load),
                 Message::Command(EngineCommand::Unload { model, range }) => self.on_unload(model, range),
                 Message::Command(EngineCommand::Open(open)) => self.on_open(*open),
-                Message::Command(EngineCommand::Step(step)) => self.on_step(step),
+                Message::Command(EngineCommand::Steps(steps)) => self.on_steps(steps),
                 Message::Command(EngineCommand::Free { key }) => {
                     self.sessions.remove(&key);
                     Ok(())
@@ -260,86 +249,39 @@ impl Engine {
         Ok(())
     }
 
-    fn on_step(&mut self, step: Step) -> Result<(), Abandoned> {
-        let (key, first, count) = (step.key, step.first, step.count);
-        let began = (self.clock)();
-        let result = match self.sessions.get_mut(&key) {
-            // After a panic only the session's cache may be half written, and its length says how far it is whole.
-            Some(session) => caught(|| session.step(step)),
-            None => Err(StepError::UnknownSession),
-        };
-        let took = (self.clock)().since(began);
-        self.emit(EngineEvent::Stepped { key, first, count, result, took })
+    /// Makes the steps, in as few passes as there are loaded ranges among them.
+    fn on_steps(&mut self, steps: Vec<Step>) -> Result<(), Abandoned> {
+        let mut left = steps;
+        while !left.is_empty() {
+            let (pass, later) = batch::one_pass(&self.sessions, left);
+            let began = (self.clock)();
+            let results = self.make(&pass);
+            let took = (self.clock)().since(began);
+            let rows = pass.iter().map(|step| u64::from(step.count)).sum();
+            for (Step { key, first, count, .. }, result) in pass.into_iter().zip(results) {
+                let share = share(took, count, rows);
+                self.emit(EngineEvent::Stepped { key, first, count, result, took, share })?;
+            }
+            left = later;
+        }
+        Ok(())
+    }
+
+    fn make(&mut self, pass: &[Step]) -> Vec<Result<StepResult, StepError>> {
+        // After a panic only caches may be half written, and each session's length says how far its own is whole.
+        match caught(|| Ok(batch::make(&mut self.sessions, pass, &mut self.workspace))) {
+            Ok(results) => results,
+            Err(error) if pass.len() == 1 => vec![Err(error)],
+            // Only those fail that panic alone too.
+            Err(_) => pass.chunks(1).flat_map(|step| self.make(step)).collect(),
+        }
     }
 }
 
-impl Session {
-    fn step(&mut self, step: Step) -> Result<StepResult, StepError> {
-        let Step { input, first, count, rewind, output, .. } = step;
-        let tail = range_ends_model(&self.model, self.state.range());
-        let want = match output {
-            StepOutput::Hidden(_) if tail => return Err(StepError::NoHidden),
-            StepOutput::Sample if self.tail.is_none() => return Err(StepError::NotTail),
-            StepOutput::Nothing if !tail => return Err(StepError::NotTail),
-            StepOutput::Sample => WantLogits::LastRow,
-            StepOutput::Hidden(_) | StepOutput::Nothing => WantLogits::None,
-        };
-        if rewind == Rewind::Allow {
-            self.state.rewind(first);
-        }
-        let came = self.feed(input, first, count, want)?;
-        match (came, output) {
-            (StageOutput::Hidden(hidden), StepOutput::Hidden(dtype)) => {
-                Ok(StepResult::Hidden(to_payload(&hidden, dtype)))
-            }
-            (StageOutput::Logits(logits), _) => {
-                let choice = self.sample(&logits, first.plus(Position(count)))?;
-                Ok(StepResult::Sampled(choice))
-            }
-            (StageOutput::Hidden(_) | StageOutput::Nothing, _) => Ok(StepResult::Nothing),
-        }
-    }
-
-    fn feed(
-        &mut self,
-        input: StepInput,
-        first: Position,
-        count: u32,
-        want: WantLogits,
-    ) -> Result<StageOutput, StepError> {
-        let check = |expected: usize, got: usize| {
-            if expected == got { Ok(()) } else { Err(StepError::WrongLength { expected, got }) }
-        };
-        match input {
-            StepInput::Tokens(tokens) => {
-                check(count as usize, tokens.len())?;
-                self.model.forward(&mut self.state, StageInput::Tokens(&tokens), first, want)
-            }
-            StepInput::Hidden { payload, dtype } => {
-                let row = dtype.row_bytes(self.model.shape().width) as usize;
-                let expected = row.saturating_mul(count as usize);
-                check(expected, payload.len())?;
-                let hidden = from_payload(&payload, dtype);
-                let hidden = hidden.ok_or(StepError::WrongLength { expected, got: payload.len() })?;
-                self.model.forward(&mut self.state, StageInput::Hidden(&hidden), first, want)
-            }
-        }
-    }
-
-    fn sample(&mut self, logits: &[f32], position: Position) -> Result<Choice, StepError> {
-        let tail = self.tail.as_mut().ok_or(StepError::NotTail)?;
-        // What was chosen at this position or later before a rewind is chosen again.
-        tail.history.keep_new(position.minus(tail.prompt_length).0 as usize);
-        let choice = sample(logits, &tail.parameters, position, &tail.history)?;
-        if tail.parameters.looks_back() {
-            tail.history.push(choice.token);
-        }
-        Ok(choice)
-    }
-}
-
-fn range_ends_model(model: &StageModel, range: UnitRange) -> bool {
-    range.contains(model.shape().head_unit())
+/// A step's part of the time of its pass, by its rows.
+fn share(took: Span, rows: u32, of: u64) -> Span {
+    let share = u128::from(took.0) * u128::from(rows) / u128::from(of.max(1));
+    Span(u64::try_from(share).unwrap_or(u64::MAX))
 }
 
 /// Turns a panic into an error of the step, so that it ends neither the thread nor other sessions.

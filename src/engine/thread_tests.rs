@@ -1,5 +1,10 @@
 use super::*;
 use crate::amounts::Bytes;
+use crate::amounts::Position;
+use crate::engine::command::Rewind;
+use crate::engine::command::StepInput;
+use crate::engine::command::StepOutput;
+use crate::engine::command::TailState;
 use crate::engine::source::TensorData;
 use crate::engine::source::TensorSource;
 use crate::engine::tests::RandomWeights;
@@ -136,6 +141,49 @@ fn a_load_that_fails_or_panics_is_reported_and_the_engine_lives() {
 }
 
 #[test]
+fn steps_of_many_sessions_and_ranges_are_answered_each_as_if_alone() {
+    let mut engine = Running::new(2);
+    engine.load(range(0, 6));
+    engine.load(range(0, 3));
+    let prompts: Vec<Vec<Token>> = (1..6).map(|length| PROMPT.iter().cycle().take(length).copied().collect()).collect();
+    let alone: Vec<Token> = (1..6)
+        .zip(&prompts)
+        .map(|(stage, prompt)| {
+            engine.open(key(stage), range(0, 6), tail(&greedy()));
+            sampled(engine.step(key(stage), Position(0), prompt, StepOutput::Sample))
+        })
+        .collect();
+    engine.open(key(9), range(0, 3), None);
+    let part = engine.step(key(9), Position(0), &PROMPT, HIDDEN);
+
+    let mut steps: Vec<Step> = (1..6)
+        .zip(&prompts)
+        .map(|(stage, prompt)| step_of(key(stage), Position(0), prompt, StepOutput::Sample))
+        .collect();
+    steps.insert(1, step_of(key(7), Position(0), &PROMPT, HIDDEN));
+    steps.insert(2, Step { count: 9, ..step_of(key(9), Position(0), &PROMPT, HIDDEN) });
+    steps.push(step_of(key(9), Position(0), &PROMPT, HIDDEN));
+    engine.command(EngineCommand::Steps(steps));
+    let mut results: BTreeMap<StageKey, Vec<Result<StepResult, StepError>>> = BTreeMap::new();
+    for _ in 0..8 {
+        let EngineEvent::Stepped { key, result, .. } = engine.event() else { panic!("expected a step's result") };
+        results.entry(key).or_default().push(result);
+    }
+
+    for (stage, alone) in (1..6).zip(alone) {
+        assert_eq!(results.remove(&key(stage)).unwrap().into_iter().map(sampled).collect::<Vec<_>>(), [alone]);
+    }
+    assert_eq!(results[&key(7)], [Err(StepError::UnknownSession)]);
+    assert_eq!(results[&key(9)], [Err(StepError::WrongLength { expected: 9, got: 3 }), part]);
+}
+
+#[test]
+fn the_time_of_a_pass_is_shared_by_rows() {
+    assert_eq!([1, 3, 0].map(|rows| share(Span(1_000), rows, 4)), [Span(250), Span(750), Span(0)]);
+    assert_eq!(share(Span(1_000), 0, 0), Span(0));
+}
+
+#[test]
 fn a_panic_in_a_step_is_its_error() {
     let result: Result<(), StepError> = caught(|| panic!("position {}", 3));
 
@@ -200,7 +248,7 @@ impl Running {
     }
 
     fn send(&mut self, step: Step) -> Result<StepResult, StepError> {
-        self.command(EngineCommand::Step(step));
+        self.command(EngineCommand::Steps(vec![step]));
         let EngineEvent::Stepped { result, .. } = self.event() else { panic!("expected a step's result") };
         result
     }

@@ -7,8 +7,8 @@
 //! A stream to this peer itself has two ends here and so two ids, one of each kind. After `Close`, `OpenFailed` or
 //! `Closed` nothing more is sent on a stream, and what still arrives on it is ignored.
 //!
-//! **Steps**: the engine answers every `Step` with one `Stepped` or `StepFailed`, a stage's steps in the order given.
-//! Steps of a stage that was freed may go unanswered.
+//! **Steps**: the engine answers every step with one `Stepped` or `StepFailed`, a stage's steps in the order given, also those
+//! of a stage that was freed meanwhile. The node hands over the next steps when all are answered.
 
 use std::sync::Arc;
 
@@ -189,8 +189,10 @@ pub enum EngineInput {
         end: Position,
         /// What came of it.
         output: StepOutput,
-        /// How long it took.
+        /// How long it took, with those that it was computed with.
         took: Span,
+        /// Its part of that.
+        share: Span,
     },
     /// A step failed.
     StepFailed(StageKey, StepFailure),
@@ -241,19 +243,23 @@ pub enum EngineAction {
         /// What the tail needs to sample.
         tail: Option<TailOffer>,
     },
-    /// Compute one step. If the cache is longer than `first`, it is rewound to it.
-    Step {
-        /// Whose step.
-        key: StageKey,
-        /// The position of the first row.
-        first: Position,
-        /// The rows.
-        input: StepInput,
-        /// What is wanted.
-        wanted: StepWanted,
-    },
+    /// Compute these steps together, each of another stage of a session.
+    Steps(Vec<StageStep>),
     /// Free the session's stage.
     Free(StageKey),
+}
+
+/// One stage's step. If its cache is longer than `first`, it is rewound to it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StageStep {
+    /// Whose step.
+    pub key: StageKey,
+    /// The position of the first row.
+    pub first: Position,
+    /// The rows.
+    pub input: StepInput,
+    /// What is wanted.
+    pub wanted: StepWanted,
 }
 
 /// What a user is told about a request. Ends with exactly one `Finished` or `Failed`.

@@ -45,6 +45,7 @@ use crate::node::io::EngineInput;
 use crate::node::io::Input;
 use crate::node::io::ModelFacts;
 use crate::node::requests::Request;
+use crate::node::stages::Pace;
 use crate::node::stages::Stages;
 use crate::node::streams::Owner;
 use crate::session::requester::Requester;
@@ -135,7 +136,9 @@ impl Node {
         match event {
             EngineInput::Loaded(model, range, per_unit) => self.on_loaded(model, range, per_unit, now),
             EngineInput::LoadFailed(model, range, _) => self.on_load_failed(model, range, now),
-            EngineInput::Stepped { key, end, output, took } => self.on_stepped(key, end, output, took, now),
+            EngineInput::Stepped { key, end, output, took, share } => {
+                self.on_stepped(key, end, output, Pace { took, share }, now);
+            }
             EngineInput::StepFailed(key, failure) => self.on_step_failed(key, failure, now),
         }
     }

@@ -19,7 +19,9 @@ use crate::node::io::Action;
 use crate::node::io::EngineAction;
 use crate::node::io::Outgoing;
 use crate::node::io::StageKey;
+use crate::node::io::StageStep;
 use crate::node::io::StepFailure;
+use crate::node::io::StepInput;
 use crate::node::io::StepOutput;
 use crate::node::streams::Owner;
 use crate::scheduler::Item;
@@ -29,6 +31,7 @@ use crate::scheduler::SchedulerConfig;
 use crate::scheduler::StepKey;
 use crate::session::stage::Effect;
 use crate::session::stage::LeasedStage;
+use crate::session::stage::TakenStep;
 use crate::session::stage::Terms;
 use crate::session::stage::WaitingKind;
 use crate::units::UnitRange;
@@ -39,9 +42,6 @@ use crate::wire::control::Offer;
 use crate::wire::hop::HopBack;
 use crate::wire::hop::HopOpen;
 use crate::wire::hop::HopRefusal;
-
-/// Steps that the engine holds: one computes, one waits, so that it never idles while the node decides.
-const ENGINE_STEPS: usize = 2;
 
 /// How long a stream may be open without the offer that it is for.
 const OFFER_WAIT: Span = Span::seconds(10);
@@ -83,7 +83,26 @@ struct Waiting {
 #[derive(Clone, Copy, Debug)]
 struct Flight {
     key: StageKey,
-    positions: Position,
+    /// Whether a lease waits for what comes of it.
+    lease: Lease,
+    /// Whether it and those that it is computed with are of one position each, so that their time is that of a token.
+    company: Kind,
+}
+
+/// Whether the lease that a step was taken from is still there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Lease {
+    Held,
+    Freed,
+}
+
+/// How long the engine had a step.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Pace {
+    /// With those that it was computed with.
+    pub(super) took: Span,
+    /// Its part of that.
+    pub(super) share: Span,
 }
 
 /// Everything leased from this peer.
@@ -92,9 +111,10 @@ pub(super) struct Stages {
     leased: BTreeMap<StageKey, Leased>,
     waiting: BTreeMap<StreamId, Waiting>,
     scheduler: Scheduler,
-    /// In the order in which the engine got them.
+    /// The batch that the engine has, in the order in which it got the steps. The next is not handed over before all have
+    /// landed, so that steps which become ready meanwhile go together.
     flights: Vec<Flight>,
-    /// The smoothed time of one step.
+    /// The smoothed time of one step, its part of its batch's.
     step_time: Span,
 }
 
@@ -149,7 +169,9 @@ impl Stages {
     /// Takes a freed stage's steps out of the queue and the engine. Steps of its session's other stages get back in.
     fn free(&mut self, key: StageKey) {
         self.scheduler.remove(key.session);
-        self.flights.retain(|flight| flight.key != key);
+        for flight in self.flights.iter_mut().filter(|flight| flight.key == key) {
+            flight.lease = Lease::Freed;
+        }
         for (other, leased) in &mut self.leased {
             if other.session == key.session {
                 leased.queue = Queue::Out;
@@ -326,24 +348,28 @@ impl Node {
         self.actions.push(Action::Engine(EngineAction::Open { key, model, range, capacity, tail }));
     }
 
-    pub(super) fn on_stepped(&mut self, key: StageKey, end: Position, output: StepOutput, took: Span, now: Time) {
-        // A step of a stage that was freed meanwhile is of no use.
-        let Some(flight) = self.landed(key) else { return };
-        let smoothed = Span((self.stages.step_time.0 * 7 + took.0) / 8);
-        self.stages.step_time = if self.stages.step_time == Span::ZERO { took } else { smoothed };
+    pub(super) fn on_stepped(&mut self, key: StageKey, end: Position, output: StepOutput, pace: Pace, now: Time) {
+        let Some(Flight { lease: Lease::Held, company, .. }) = self.landed(key) else {
+            // A step of a stage that was freed meanwhile is of no use.
+            return;
+        };
+        let smoothed = Span((self.stages.step_time.0 * 7 + pace.share.0) / 8);
+        self.stages.step_time = if self.stages.step_time == Span::ZERO { pace.share } else { smoothed };
         if let Some(leased) = self.stages.leased.get(&key)
-            && flight.positions == Position(1)
+            && company == Kind::Decode
         {
             let (model, range) = (leased.stage.terms().model, leased.stage.terms().range);
-            self.measured(model, range, took, now);
+            self.measured(model, range, pace.took, now);
         }
-        self.with_stage(key, now, |stage| stage.on_stepped(end, output, took));
+        self.with_stage(key, now, |stage| stage.on_stepped(end, output, pace.share));
     }
 
     /// A failed step; or, before any step, an engine that made no room for the stage.
     pub(super) fn on_step_failed(&mut self, key: StageKey, failure: StepFailure, now: Time) {
-        self.landed(key);
-        self.with_stage(key, now, |stage| stage.on_step_failed(failure));
+        let freed = self.landed(key).is_some_and(|flight| flight.lease == Lease::Freed);
+        if !freed {
+            self.with_stage(key, now, |stage| stage.on_step_failed(failure));
+        }
     }
 
     fn landed(&mut self, key: StageKey) -> Option<Flight> {
@@ -364,16 +390,36 @@ impl Node {
         }
     }
 
-    /// Gives the engine what it has room for, in the order that the scheduler says, and lets go of units.
+    /// Gives the engine its next batch if it has none, as the scheduler says, and lets go of units.
     pub(super) fn pump(&mut self, now: Time) {
         self.enqueue(now);
-        while self.stages.flights.len() < ENGINE_STEPS {
-            let Some(taken) = self.stages.scheduler.pop(now) else { break };
-            let StepKey { session, stage, epoch, .. } = taken.item.key;
-            self.begin(StageKey { session, stage }, epoch, now);
+        while self.stages.flights.is_empty() {
+            let taken = self.stages.scheduler.take_batch(now);
+            if taken.is_empty() {
+                break;
+            }
+            let steps: Vec<StageStep> = taken.into_iter().filter_map(|taken| self.begin(taken.item, now)).collect();
+            // Nothing could be begun if what waited is no longer possible.
+            if !steps.is_empty() {
+                self.take_off(steps);
+            }
             self.enqueue(now);
         }
         self.let_go(now);
+    }
+
+    fn take_off(&mut self, steps: Vec<StageStep>) {
+        let decodes = steps.iter().all(|step| match &step.input {
+            StepInput::Tokens(tokens) => tokens.len() == 1,
+            StepInput::Hidden(payload, dtype) => {
+                let leased = self.stages.leased.get(&step.key);
+                leased.is_some_and(|leased| payload.len() as u64 == dtype.row_bytes(leased.stage.terms().shape.width))
+            }
+        });
+        let company = if decodes { Kind::Decode } else { Kind::Prefill };
+        let flights = steps.iter().map(|step| Flight { key: step.key, lease: Lease::Held, company });
+        self.stages.flights.extend(flights);
+        self.actions.push(Action::Engine(EngineAction::Steps(steps)));
     }
 
     fn enqueue(&mut self, now: Time) {
@@ -396,17 +442,18 @@ impl Node {
         }
     }
 
-    fn begin(&mut self, key: StageKey, epoch: Epoch, now: Time) {
-        let Some(leased) = self.stages.leased.get_mut(&key) else { return };
-        leased.queue = Queue::Out;
+    /// Takes a step, or a piece of it, from its stage.
+    fn begin(&mut self, item: Item, now: Time) -> Option<StageStep> {
+        let StepKey { session, stage, epoch, .. } = item.key;
+        let key = StageKey { session, stage };
+        let Stages { leased, scheduler, .. } = &mut self.stages;
+        let leased = leased.get_mut(&key)?;
+        leased.queue = if scheduler.holds(session, stage) { Queue::In } else { Queue::Out };
         if leased.stage.terms().epoch != epoch {
-            return;
+            return None;
         }
-        let Some(waiting) = leased.stage.waiting() else { return };
-        let Some((step, effects)) = leased.stage.take() else { return };
-        self.stages.flights.push(Flight { key, positions: waiting.positions });
+        let (TakenStep { first, input, wanted }, effects) = leased.stage.take(item.positions)?;
         self.perform_for_stage(key, effects, now);
-        let (first, input, wanted) = (step.first, step.input, step.wanted);
-        self.actions.push(Action::Engine(EngineAction::Step { key, first, input, wanted }));
+        Some(StageStep { key, first, input, wanted })
     }
 }

@@ -292,6 +292,11 @@ impl World {
         self.hosts[&key(name)].node.as_ref().unwrap()
     }
 
+    /// When each batch of a peer's engine began and ended, and how many steps it had.
+    pub(super) fn batches(&self, name: u8) -> &[(Time, Time, usize)] {
+        &self.hosts[&key(name)].engine.batches
+    }
+
     pub(super) fn deliveries(&self, request: RequestId) -> Vec<(Time, &Delivery)> {
         let all = self.hosts.values().flat_map(|host| &host.deliveries);
         all.filter(|(of, _, _)| *of == request).map(|(_, at, delivery)| (*at, delivery)).collect()
@@ -355,7 +360,7 @@ impl World {
             Action::Engine(action) => {
                 let now = self.now;
                 let host = self.hosts.get_mut(&peer).unwrap();
-                if let Some((at, event)) = host.engine.perform(action, now) {
+                for (at, event) in host.engine.perform(action, now) {
                     self.schedule(at, peer, Input::Engine(event));
                 }
             }

@@ -1,19 +1,23 @@
 //! One lane of the queue: requesters take turns of a number of positions (deficit round robin).
 
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::collections::VecDeque;
 
 use crate::amounts::Position;
 use crate::ids::PeerKey;
 use crate::ids::SessionId;
+use crate::scheduler::Batch;
 use crate::scheduler::Item;
+use crate::scheduler::Piece;
+use crate::scheduler::stage_of;
 
 /// The most that one step counts, so that a turn is found in a bounded number of rounds (arbitrary).
 const MAX_CHARGE: u64 = 4_096;
 
-/// What a step takes of its requester's credit.
-fn charge(item: &Item) -> u64 {
-    u64::from(item.positions.0).clamp(1, MAX_CHARGE)
+/// What positions take of their requester's credit.
+fn charge(positions: Position) -> u64 {
+    u64::from(positions.0).clamp(1, MAX_CHARGE)
 }
 
 /// One requester's steps, oldest first.
@@ -22,6 +26,32 @@ struct Waiting {
     items: VecDeque<Item>,
     /// Positions that it may still take.
     credit: u64,
+}
+
+impl Waiting {
+    /// The oldest step that the batch has room for and that overtakes none of its stage, and how much of it.
+    fn next(&self, batch: &Batch) -> Option<(usize, Position)> {
+        let mut passed_over = BTreeSet::new();
+        self.items.iter().enumerate().find_map(|(index, item)| {
+            let granted = batch.grant(item).filter(|_| !passed_over.contains(&stage_of(item)));
+            if granted.is_none() {
+                passed_over.insert(stage_of(item));
+            }
+            Some((index, granted?))
+        })
+    }
+
+    /// Takes so many positions of a step.
+    fn cut(&mut self, index: usize, positions: Position) -> Option<Piece> {
+        let waiting = self.items.get_mut(index)?;
+        let item = Item { positions, ..*waiting };
+        waiting.positions = waiting.positions.minus(positions);
+        let whole = waiting.positions == Position::ZERO;
+        if whole {
+            self.items.remove(index);
+        }
+        Some(Piece { item, whole })
+    }
 }
 
 /// Steps of one kind.
@@ -54,26 +84,34 @@ impl Lane {
         self.positions = self.positions.plus(item.positions);
     }
 
-    pub(super) fn pop(&mut self) -> Option<Item> {
-        loop {
+    /// Takes what goes next of what the batch has room for.
+    pub(super) fn take(&mut self, batch: &Batch) -> Option<Piece> {
+        // Requesters in a row with nothing for this batch.
+        let mut idle = 0;
+        while idle < self.ring.len() {
             let requester = *self.ring.front()?;
             let waiting = self.waiting.get_mut(&requester)?;
-            if !self.begun {
-                waiting.credit = waiting.credit.saturating_add(self.turn);
-                self.begun = true;
-            }
-            let cost = charge(waiting.items.front()?);
-            if let Some(rest) = waiting.credit.checked_sub(cost) {
-                waiting.credit = rest;
-                let item = waiting.items.pop_front()?;
-                self.length -= 1;
-                self.positions = self.positions.minus(item.positions);
-                self.leave_if_done(requester);
-                return Some(item);
+            if let Some((index, granted)) = waiting.next(batch) {
+                idle = 0;
+                if !self.begun {
+                    waiting.credit = waiting.credit.saturating_add(self.turn);
+                    self.begun = true;
+                }
+                if let Some(rest) = waiting.credit.checked_sub(charge(granted)) {
+                    waiting.credit = rest;
+                    let piece = waiting.cut(index, granted)?;
+                    self.length -= usize::from(piece.whole);
+                    self.positions = self.positions.minus(granted);
+                    self.leave_if_done(requester);
+                    return Some(piece);
+                }
+            } else {
+                idle += 1;
             }
             self.ring.rotate_left(1);
             self.begun = false;
         }
+        None
     }
 
     pub(super) fn remove(&mut self, session: SessionId) -> usize {

@@ -1,12 +1,14 @@
-//! Which waiting step the engine takes next.
+//! Which waiting steps the engine takes next, together: a batch goes through a stage in one pass.
 //!
-//! Decode steps go first, since somebody reads along; prefill gets its turn after a bounded number of them. In either
-//! lane requesters take turns, each for as many positions as the others. Steps of one stage of one session never
-//! overtake each other.
+//! Decode steps go first, all that wait, since each has a reader; prompts fill the rest of the batch, and less of it while
+//! readers wait, so that these don't stall. Neither starves the other, as each batch has room for both. Among steps
+//! of a kind requesters take turns, each for as many positions as the others. Steps of one stage of one session never overtake
+//! each other, and a batch has one of them at most.
 
 mod lane;
 
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use crate::amounts::Position;
 use crate::amounts::Span;
@@ -55,15 +57,26 @@ pub struct Item {
     pub enqueued: Time,
 }
 
-/// The bounds and the pace.
+/// The bounds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SchedulerConfig {
     /// Steps that may wait.
     pub capacity: usize,
     /// Steps of one requester that may wait, so that none can fill the queue alone.
     pub per_requester: usize,
-    /// Decode steps taken in a row while prefill waits.
-    pub decodes_per_prefill: u32,
+    /// What a batch may hold.
+    pub budget: Budget,
+}
+
+/// What a batch may hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Budget {
+    /// Decode steps.
+    pub decodes: usize,
+    /// Positions of prompts, if no decode step waits.
+    pub positions: Position,
+    /// Positions of prompts beside decode steps.
+    pub beside_decodes: Position,
 }
 
 /// No room for another step.
@@ -83,10 +96,10 @@ pub enum Full {
     },
 }
 
-/// A step taken from the queue.
+/// A step taken from the queue, or a piece of one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Taken {
-    /// The step.
+    /// The step; its positions are those to compute.
     pub item: Item,
     /// How long it waited.
     pub waited: Span,
@@ -95,7 +108,16 @@ pub struct Taken {
 impl Default for SchedulerConfig {
     /// Arbitrary.
     fn default() -> Self {
-        Self { capacity: 4_096, per_requester: 1_024, decodes_per_prefill: 8 }
+        Self { capacity: 4_096, per_requester: 1_024, budget: Budget::default() }
+    }
+}
+
+impl Default for Budget {
+    /// Arbitrary: enough positions that products and not the reading of weights take the time of a prompt's pass, few enough
+    /// that a 1B model on two cores passes in two seconds, and in a quarter of one while readers wait; as many decode
+    /// steps as keep the logits of a large vocabulary below 40 MB.
+    fn default() -> Self {
+        Self { decodes: 64, positions: Position(512), beside_decodes: Position(64) }
     }
 }
 
@@ -113,20 +135,12 @@ pub struct Scheduler {
     prefill: Lane,
     /// In which lane the steps of each stage of a session wait, and how many.
     stages: BTreeMap<(SessionId, StageIndex), (Kind, usize)>,
-    /// Steps taken from the decode lane since prefill last had its turn.
-    decodes: u32,
 }
 
 impl Scheduler {
     /// An empty queue.
     pub fn new(config: SchedulerConfig) -> Self {
-        Self {
-            config,
-            decode: Lane::new(DECODE_TURN),
-            prefill: Lane::new(PREFILL_TURN),
-            stages: BTreeMap::new(),
-            decodes: 0,
-        }
+        Self { config, decode: Lane::new(DECODE_TURN), prefill: Lane::new(PREFILL_TURN), stages: BTreeMap::new() }
     }
 
     /// Adds a step.
@@ -151,32 +165,33 @@ impl Scheduler {
         Ok(())
     }
 
-    /// Takes the step that goes next.
-    pub fn pop(&mut self, now: Time) -> Option<Taken> {
-        let item = match self.turn() {
-            Kind::Decode => {
-                self.decodes = self.decodes.saturating_add(1);
-                self.decode.pop()?
+    /// Takes the steps that go next, together. A step with more positions than there is room for is taken in pieces,
+    /// of which the rest stays where it waits.
+    pub fn take_batch(&mut self, now: Time) -> Vec<Taken> {
+        let Budget { decodes, positions, beside_decodes } = self.config.budget;
+        let room = if self.decode.len() > 0 { beside_decodes } else { positions };
+        let mut batch = Batch { decodes, room, stages: BTreeSet::new() };
+        let mut taken = Vec::new();
+        while let Some(piece) = self.decode.take(&batch).or_else(|| self.prefill.take(&batch)) {
+            let Piece { item, whole } = piece;
+            batch.add(&item);
+            if whole {
+                self.forget(stage_of(&item));
             }
-            Kind::Prefill => {
-                self.decodes = 0;
-                self.prefill.pop()?
-            }
-        };
-        let stage = (item.key.session, item.key.stage);
-        if let Some((_, count)) = self.stages.get_mut(&stage) {
-            *count -= 1;
-            if *count == 0 {
-                self.stages.remove(&stage);
-            }
+            taken.push(Taken { item, waited: now.since(item.enqueued) });
         }
-        Some(Taken { item, waited: now.since(item.enqueued) })
+        taken
     }
 
     /// Takes out every step of a session, and says how many there were.
     pub fn remove(&mut self, session: SessionId) -> usize {
         self.stages.retain(|(of, _), _| *of != session);
         self.decode.remove(session) + self.prefill.remove(session)
+    }
+
+    /// Whether a step of the stage waits, or the rest of one.
+    pub fn holds(&self, session: SessionId, stage: StageIndex) -> bool {
+        self.stages.contains_key(&(session, stage))
     }
 
     /// How many steps wait.
@@ -194,9 +209,56 @@ impl Scheduler {
         self.decode.positions().plus(self.prefill.positions())
     }
 
-    fn turn(&self) -> Kind {
-        let patient = self.decodes < self.config.decodes_per_prefill;
-        if self.prefill.len() == 0 || (patient && self.decode.len() > 0) { Kind::Decode } else { Kind::Prefill }
+    fn forget(&mut self, stage: (SessionId, StageIndex)) {
+        if let Some((_, count)) = self.stages.get_mut(&stage) {
+            *count -= 1;
+            if *count == 0 {
+                self.stages.remove(&stage);
+            }
+        }
+    }
+}
+
+fn stage_of(item: &Item) -> (SessionId, StageIndex) {
+    (item.key.session, item.key.stage)
+}
+
+/// A step as a lane gives it.
+#[derive(Clone, Copy, Debug)]
+struct Piece {
+    /// With the positions taken.
+    item: Item,
+    /// Whether nothing of the step is left.
+    whole: bool,
+}
+
+/// What a batch that is being filled has room for.
+#[derive(Debug)]
+struct Batch {
+    decodes: usize,
+    room: Position,
+    /// Those that have a step in it.
+    stages: BTreeSet<(SessionId, StageIndex)>,
+}
+
+impl Batch {
+    /// How many positions of the step may be taken, if any.
+    fn grant(&self, item: &Item) -> Option<Position> {
+        let room = match item.kind {
+            Kind::Decode if self.decodes == 0 => return None,
+            Kind::Decode => item.positions,
+            Kind::Prefill if self.room == Position::ZERO => return None,
+            Kind::Prefill => item.positions.min(self.room),
+        };
+        (!self.stages.contains(&stage_of(item))).then_some(room)
+    }
+
+    fn add(&mut self, item: &Item) {
+        match item.kind {
+            Kind::Decode => self.decodes -= 1,
+            Kind::Prefill => self.room = self.room.minus(item.positions),
+        }
+        self.stages.insert(stage_of(item));
     }
 }
 

@@ -1,4 +1,5 @@
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use expect_test::expect;
 use proptest::prelude::*;
@@ -20,39 +21,70 @@ fn item(requester: u8, session: u8, kind: Kind, positions: u32, step: u64) -> It
     }
 }
 
+/// Each batch on lines of its own, and a line of dashes between them.
 fn drain(scheduler: &mut Scheduler) -> String {
-    let name = |taken: Taken| {
+    let name = |taken: &Taken| {
         let Item { key, requester, kind, positions, .. } = taken.item;
         let session = key.session.as_bytes()[0];
         format!("{kind:?} of {} for {}, session {session} step {}\n", positions, requester.as_bytes()[0], key.step)
     };
-    std::iter::from_fn(|| scheduler.pop(Time::ZERO)).map(name).collect()
+    let batches = std::iter::from_fn(|| Some(scheduler.take_batch(Time::ZERO)).filter(|batch| !batch.is_empty()));
+    batches.map(|batch| batch.iter().map(name).collect::<String>()).collect::<Vec<_>>().join("---\n")
+}
+
+fn budget(decodes: usize, positions: u32, beside_decodes: u32) -> SchedulerConfig {
+    let budget = Budget { decodes, positions: Position(positions), beside_decodes: Position(beside_decodes) };
+    SchedulerConfig { budget, ..SchedulerConfig::default() }
 }
 
 #[test]
-fn decode_goes_first_and_prefill_is_not_starved() {
-    let mut scheduler = Scheduler::new(SchedulerConfig { decodes_per_prefill: 2, ..SchedulerConfig::default() });
+fn all_decode_steps_go_first_and_prompts_get_less_of_a_batch_beside_them() {
+    let mut scheduler = Scheduler::new(budget(2, 128, 32));
     scheduler.push(item(1, 1, Kind::Prefill, 64, 0)).unwrap();
     scheduler.push(item(1, 1, Kind::Prefill, 64, 1)).unwrap();
-    for session in 2..7 {
+    for session in 2..5 {
         scheduler.push(item(2, session, Kind::Decode, 1, 9)).unwrap();
     }
 
     expect![[r#"
         Decode of 1 for 2, session 2 step 9
         Decode of 1 for 2, session 3 step 9
-        Prefill of 64 for 1, session 1 step 0
+        Prefill of 32 for 1, session 1 step 0
+        ---
         Decode of 1 for 2, session 4 step 9
-        Decode of 1 for 2, session 5 step 9
+        Prefill of 32 for 1, session 1 step 0
+        ---
         Prefill of 64 for 1, session 1 step 1
-        Decode of 1 for 2, session 6 step 9
+    "#]]
+    .assert_eq(&drain(&mut scheduler));
+}
+
+#[test]
+fn a_batch_is_filled_with_the_prompts_of_several_sessions() {
+    let mut scheduler = Scheduler::new(budget(8, 300, 64));
+    for session in 1..4 {
+        scheduler.push(item(session, session, Kind::Prefill, 128, 0)).unwrap();
+        scheduler.push(item(session, session, Kind::Prefill, 128, 1)).unwrap();
+    }
+
+    expect![[r#"
+        Prefill of 128 for 1, session 1 step 0
+        Prefill of 128 for 2, session 2 step 0
+        Prefill of 44 for 3, session 3 step 0
+        ---
+        Prefill of 128 for 1, session 1 step 1
+        Prefill of 84 for 3, session 3 step 0
+        Prefill of 88 for 2, session 2 step 1
+        ---
+        Prefill of 40 for 2, session 2 step 1
+        Prefill of 128 for 3, session 3 step 1
     "#]]
     .assert_eq(&drain(&mut scheduler));
 }
 
 #[test]
 fn requesters_take_turns_however_many_sessions_they_have() {
-    let mut scheduler = Scheduler::new(SchedulerConfig::default());
+    let mut scheduler = Scheduler::new(budget(3, 128, 128));
     for session in 1..5 {
         scheduler.push(item(1, session, Kind::Decode, 1, 0)).unwrap();
     }
@@ -63,6 +95,7 @@ fn requesters_take_turns_however_many_sessions_they_have() {
         Decode of 1 for 1, session 1 step 0
         Decode of 1 for 2, session 9 step 0
         Decode of 1 for 3, session 8 step 0
+        ---
         Decode of 1 for 1, session 2 step 0
         Decode of 1 for 1, session 3 step 0
         Decode of 1 for 1, session 4 step 0
@@ -72,16 +105,18 @@ fn requesters_take_turns_however_many_sessions_they_have() {
 
 #[test]
 fn long_chunks_and_short_ones_get_the_same_positions() {
-    let mut scheduler = Scheduler::new(SchedulerConfig::default());
+    // One step a batch, or the short ones could not follow each other.
+    let mut scheduler = Scheduler::new(budget(1, 128, 128));
     for step in 0..20 {
         scheduler.push(item(1, 1, Kind::Prefill, 512, step)).unwrap();
         scheduler.push(item(2, 2, Kind::Prefill, 128, step)).unwrap();
     }
 
     let mut served: BTreeMap<PeerKey, u32> = BTreeMap::new();
-    for _ in 0..20 {
-        let taken = scheduler.pop(Time::ZERO).unwrap();
-        *served.entry(taken.item.requester).or_default() += taken.item.positions.0;
+    while served.values().sum::<u32>() < 4_096 {
+        for taken in scheduler.take_batch(Time::ZERO) {
+            *served.entry(taken.item.requester).or_default() += taken.item.positions.0;
+        }
     }
 
     assert_eq!(served.into_values().collect::<Vec<_>>(), [2_048, 2_048]);
@@ -97,6 +132,7 @@ fn a_step_does_not_overtake_the_steps_of_its_own_stage() {
     expect![[r#"
         Decode of 1 for 1, session 2 step 0
         Prefill of 64 for 1, session 1 step 0
+        ---
         Decode of 1 for 1, session 1 step 1
     "#]]
     .assert_eq(&drain(&mut scheduler));
@@ -119,15 +155,32 @@ fn waiting_is_counted_from_when_the_step_came() {
     let mut scheduler = Scheduler::new(SchedulerConfig::default());
     scheduler.push(Item { enqueued: Time(100), ..item(1, 1, Kind::Decode, 1, 0) }).unwrap();
 
-    assert_eq!(scheduler.pop(Time(350)).map(|taken| taken.waited), Some(Span(250)));
+    let waited: Vec<Span> = scheduler.take_batch(Time(350)).into_iter().map(|taken| taken.waited).collect();
+    assert_eq!(waited, [Span(250)]);
     assert!(scheduler.is_empty());
+}
+
+#[test]
+fn the_rest_of_a_cut_step_waits_in_its_place_until_it_is_taken_or_removed() {
+    let mut scheduler = Scheduler::new(budget(1, 100, 100));
+    let (session, stage) = (SessionId::new([1; 16]), StageIndex(0));
+    scheduler.push(item(1, 1, Kind::Prefill, 250, 0)).unwrap();
+
+    scheduler.take_batch(Time::ZERO);
+    assert!(scheduler.holds(session, stage));
+    assert_eq!((scheduler.len(), scheduler.positions()), (1, Position(150)));
+    scheduler.take_batch(Time::ZERO);
+    assert_eq!(scheduler.remove(session), 1);
+
+    assert!(!scheduler.holds(session, stage));
+    assert_eq!(scheduler.take_batch(Time::ZERO), []);
 }
 
 /// What happens to a queue.
 #[derive(Clone, Debug)]
 enum Deed {
     Push { requester: u8, session: u8, kind: Kind, positions: u32 },
-    Pop,
+    TakeBatch,
     Remove { session: u8 },
 }
 
@@ -140,14 +193,17 @@ fn deeds() -> impl Strategy<Value = Vec<Deed>> {
         positions,
     });
     let remove = (0..12_u8).prop_map(|session| Deed::Remove { session });
-    proptest::collection::vec(prop_oneof![5 => push, 4 => Just(Deed::Pop), 1 => remove], 1..200)
+    proptest::collection::vec(prop_oneof![5 => push, 4 => Just(Deed::TakeBatch), 1 => remove], 1..200)
 }
 
 proptest! {
     /// Against a list: nothing is lost, doubled or taken after its removal; stages keep their order; counts agree.
     #[test]
-    fn every_step_is_taken_once_in_its_stages_order_or_removed(deeds in deeds()) {
-        let mut scheduler = Scheduler::new(SchedulerConfig { capacity: 40, per_requester: 20, decodes_per_prefill: 3 });
+    fn every_step_is_taken_once_in_its_stages_order_or_removed(
+        deeds in deeds(), decodes in 1..4_usize, positions in 1..600_u32, beside in 1..100_u32,
+    ) {
+        let config = budget(decodes, positions, beside);
+        let mut scheduler = Scheduler::new(SchedulerConfig { capacity: 40, per_requester: 20, ..config });
         let mut model: Vec<Item> = Vec::new();
         for (step, deed) in (0..).zip(deeds) {
             match deed {
@@ -160,12 +216,28 @@ proptest! {
                         model.push(item);
                     }
                 }
-                Deed::Pop => {
-                    let taken = scheduler.pop(Time::ZERO).map(|taken| taken.item);
-                    prop_assert_eq!(taken.is_some(), !model.is_empty());
-                    let Some(taken) = taken else { continue };
-                    let first = model.iter().position(|other| other.key.session == taken.key.session);
-                    prop_assert_eq!(first.map(|index| model.remove(index)), Some(taken));
+                Deed::TakeBatch => {
+                    let batch = scheduler.take_batch(Time::ZERO);
+                    prop_assert_eq!(batch.is_empty(), model.is_empty());
+                    let (mut stages, mut decoded, mut prefilled) = (BTreeSet::new(), 0, 0);
+                    for Taken { item: taken, .. } in batch {
+                        prop_assert!(stages.insert(taken.key.session), "one step of a stage");
+                        let first = model.iter().position(|other| other.key.session == taken.key.session);
+                        let waiting = &mut model[first.unwrap()];
+                        prop_assert_eq!(taken.key, waiting.key);
+                        waiting.positions = waiting.positions.minus(taken.positions);
+                        match taken.kind {
+                            Kind::Decode => decoded += 1,
+                            Kind::Prefill => prefilled += taken.positions.0,
+                        }
+                        if waiting.positions == Position::ZERO {
+                            model.remove(first.unwrap());
+                        } else {
+                            prop_assert_eq!(taken.kind, Kind::Prefill, "decode steps are whole");
+                        }
+                    }
+                    prop_assert!(decoded <= decodes, "{} decode steps", decoded);
+                    prop_assert!(prefilled <= positions.max(beside), "{} positions", prefilled);
                 }
                 Deed::Remove { session } => {
                     let session = SessionId::new([session; 16]);
@@ -180,36 +252,35 @@ proptest! {
         }
     }
 
-    /// However the others push, a step is taken within a number of turns that the bounds give.
+    /// However the others push, a step is taken within a number of batches that the bounds give.
     #[test]
     fn no_step_starves(kind in prop_oneof![Just(Kind::Decode), Just(Kind::Prefill)], crowd in 1..6_u8, chunk in 1..512_u32) {
-        let mut scheduler = Scheduler::new(SchedulerConfig { decodes_per_prefill: 4, ..SchedulerConfig::default() });
+        let mut scheduler = Scheduler::new(budget(2, 128, 32));
         let flood = |scheduler: &mut Scheduler, step: u64| {
             for requester in 0..crowd {
-                // The crowd keeps a decode and a prefill step waiting in ever new sessions.
-                scheduler.push(item(requester, 2 * requester, Kind::Decode, 1, step)).unwrap();
-                scheduler.push(item(requester, 2 * requester + 1, Kind::Prefill, chunk, step)).unwrap();
+                // The crowd keeps decode and prefill steps waiting in ever new sessions.
+                let _ = scheduler.push(item(requester, 2 * requester, Kind::Decode, 1, step));
+                let _ = scheduler.push(item(requester, 2 * requester + 1, Kind::Prefill, chunk, step));
             }
         };
         flood(&mut scheduler, 0);
         flood(&mut scheduler, 1);
-        let waiting = item(99, 99, kind, chunk, 0);
-        scheduler.push(waiting).unwrap();
+        let positions = if kind == Kind::Decode { 1 } else { chunk };
+        scheduler.push(item(99, 99, kind, positions, 0)).unwrap();
 
-        let rounds = u64::from(chunk).div_ceil(PREFILL_TURN).max(u64::from(chunk) * u64::from(kind == Kind::Decode));
-        let turns = (u64::from(crowd) + 1) * (rounds + 1) * 5 * (512 / u64::from(chunk).min(128) + 1);
-        let mut taken = false;
-        for step in 0..turns {
-            taken |= scheduler.pop(Time::ZERO).is_some_and(|popped| popped.item == waiting);
-            if taken {
+        // Everybody else may go first with a turn of the lane for each turn of this step, at 32 positions or 2 steps a batch.
+        let rounds = u64::from(chunk).div_ceil(PREFILL_TURN) + 1;
+        let batches = (u64::from(crowd) + 1) * rounds * (PREFILL_TURN + 512).div_ceil(32);
+        let mut left = positions;
+        for step in 0..batches {
+            let batch = scheduler.take_batch(Time::ZERO);
+            let own = batch.iter().filter(|taken| taken.item.requester == PeerKey::new([99; 32]));
+            left -= own.map(|taken| taken.item.positions.0).sum::<u32>();
+            if left == 0 {
                 break;
             }
-            if scheduler.len() < 2_000 {
-                let requester = u8::try_from(step % u64::from(crowd)).unwrap();
-                let _ = scheduler.push(item(requester, 2 * requester, Kind::Decode, 1, step + 2));
-                let _ = scheduler.push(item(requester, 2 * requester + 1, Kind::Prefill, chunk, step + 2));
-            }
+            flood(&mut scheduler, step + 2);
         }
-        prop_assert!(taken, "not taken within {turns} turns");
+        prop_assert_eq!(left, 0, "not taken within {} batches", batches);
     }
 }

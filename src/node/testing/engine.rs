@@ -2,6 +2,7 @@
 //! wrong, missing or doubled row changes every later token.
 
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use bytes::Bytes;
 
@@ -12,6 +13,7 @@ use crate::ids::Token;
 use crate::node::io::EngineAction;
 use crate::node::io::EngineInput;
 use crate::node::io::StageKey;
+use crate::node::io::StageStep;
 use crate::node::io::StepInput;
 use crate::node::io::StepOutput;
 use crate::node::io::StepWanted;
@@ -30,6 +32,8 @@ const PACE: Span = Span(50);
 pub(super) struct ToyEngine {
     stages: BTreeMap<StageKey, Toy>,
     free_at: Time,
+    /// When each batch began and ended, and how many steps it had.
+    pub(super) batches: Vec<(Time, Time, usize)>,
 }
 
 struct Toy {
@@ -45,31 +49,44 @@ impl ToyEngine {
     }
 
     /// What the engine answers, and when.
-    pub(super) fn perform(&mut self, action: EngineAction, now: Time) -> Option<(Time, EngineInput)> {
+    pub(super) fn perform(&mut self, action: EngineAction, now: Time) -> Vec<(Time, EngineInput)> {
         match action {
             EngineAction::Load(model, range) => {
-                Some((now.after(Span::millis(10)), EngineInput::Loaded(model, range, Span::ZERO)))
+                vec![(now.after(Span::millis(10)), EngineInput::Loaded(model, range, Span::ZERO))]
             }
-            EngineAction::Unload(..) => None,
+            EngineAction::Unload(..) => Vec::new(),
             EngineAction::Open { key, range, capacity, .. } => {
                 let before = self.stages.insert(key, Toy::new(range, capacity));
                 assert!(before.is_none(), "{key:?} was opened twice");
-                None
+                Vec::new()
             }
-            EngineAction::Step { key, first, input, wanted } => {
-                let Some(toy) = self.stages.get_mut(&key) else { panic!("a step of {key:?}, which is not open") };
-                let rows = rows(input);
-                let end = Position(first.0 + rows.len() as u32);
-                let took = PACE.times(rows.len() as u64);
-                let output = toy.step(first, rows, wanted);
-                self.free_at = self.free_at.max(now).after(took);
-                Some((self.free_at, EngineInput::Stepped { key, end, output, took }))
-            }
+            EngineAction::Steps(steps) => self.steps(steps, now),
             EngineAction::Free(key) => {
                 assert!(self.stages.remove(&key).is_some(), "{key:?} was freed twice");
-                None
+                Vec::new()
             }
         }
+    }
+
+    /// A batch takes as long as its rows one after another, and is answered when all are done.
+    fn steps(&mut self, steps: Vec<StageStep>, now: Time) -> Vec<(Time, EngineInput)> {
+        assert!(self.free_at <= now, "a batch is handed over when the one before is done");
+        let keys: BTreeSet<StageKey> = steps.iter().map(|step| step.key).collect();
+        assert_eq!(keys.len(), steps.len(), "a batch has one step of a stage");
+        let mut done = Vec::new();
+        for StageStep { key, first, input, wanted } in steps {
+            let Some(toy) = self.stages.get_mut(&key) else { panic!("a step of {key:?}, which is not open") };
+            let rows = rows(input);
+            let end = Position(first.0 + rows.len() as u32);
+            let share = PACE.times(rows.len() as u64);
+            let output = toy.step(first, rows, wanted);
+            self.free_at = self.free_at.max(now).after(share);
+            done.push((key, end, output, share));
+        }
+        self.batches.push((now, self.free_at, done.len()));
+        let (at, took) = (self.free_at, self.free_at.since(now));
+        let answer = |(key, end, output, share)| (at, EngineInput::Stepped { key, end, output, took, share });
+        done.into_iter().map(answer).collect()
     }
 }
 

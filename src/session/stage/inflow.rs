@@ -126,7 +126,10 @@ impl Frames {
         self.queue.front().map(|frame| Waiting { count: frame.header.count, sample: frame.header.sample })
     }
 
-    fn take(&mut self) -> Option<Taken> {
+    fn take(&mut self, most: u32) -> Option<Taken> {
+        if self.queue.front()?.header.count > most {
+            return self.take_part(most);
+        }
         let Frame { header, payload } = self.queue.pop_front()?;
         Some(Taken {
             first: header.first,
@@ -135,6 +138,16 @@ impl Frames {
             sample: header.sample,
             step: Some(header.step),
         })
+    }
+
+    /// Takes the first rows of the oldest frame, which is acknowledged with the last.
+    fn take_part(&mut self, count: u32) -> Option<Taken> {
+        let Frame { header, payload } = self.queue.front_mut()?;
+        let bytes = usize::try_from(self.terms.row_bytes.saturating_mul(u64::from(count))).ok()?;
+        let (first, rows) = (header.first, payload.split_to(bytes.min(payload.len())));
+        header.first = first.plus(Position(count));
+        header.count -= count;
+        Some(Taken { first, count, input: StepInput::Hidden(rows, header.dtype), sample: Sample::No, step: None })
     }
 }
 
@@ -240,8 +253,9 @@ impl Tokens {
         }
     }
 
-    fn take(&mut self) -> Option<Taken> {
+    fn take(&mut self, most: u32) -> Option<Taken> {
         let Waiting { count, sample } = self.waiting()?;
+        let (count, sample) = if count > most { (most, Sample::No) } else { (count, sample) };
         let first = self.next;
         let tokens = self.queue.drain(..count as usize).collect();
         self.next = first.plus(Position(count));
@@ -266,10 +280,11 @@ impl Inflow {
         }
     }
 
-    pub(super) fn take(&mut self) -> Option<Taken> {
+    /// Takes the next step, or its first `most` positions.
+    pub(super) fn take(&mut self, most: u32) -> Option<Taken> {
         match self {
-            Self::Tokens(tokens) => tokens.take(),
-            Self::Frames(frames) => frames.take(),
+            Self::Tokens(tokens) => tokens.take(most),
+            Self::Frames(frames) => frames.take(most),
         }
     }
 }

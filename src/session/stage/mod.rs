@@ -63,9 +63,12 @@ use crate::wire::text::printable;
 /// every stage of a prefill busy, few enough to bound what a slow stage holds).
 pub const WINDOW: usize = 4;
 
-/// Positions of one step of a prompt (arbitrary: large enough to amortise reading the weights, small enough that all
-/// stages of a chain work at once).
+/// Positions of one step of a prompt in a chain of several stages (arbitrary: large enough to amortise reading the weights,
+/// small enough that all stages work at once).
 pub const CHUNK: u32 = 128;
+
+/// Positions of one step of a prompt where one stage has all units (arbitrary: products of more rows gain nothing).
+const CHUNK_ALONE: u32 = 512;
 
 /// Steps of one stage that the engine may hold: one computes, one waits.
 const IN_FLIGHT: usize = 2;
@@ -346,10 +349,11 @@ impl LeasedStage {
         self.drain()
     }
 
-    /// Takes the next step for the engine, and says so to the upstream neighbour. `None` if none [`Self::waiting`].
-    pub fn take(&mut self) -> Option<(TakenStep, Vec<Effect>)> {
+    /// Takes the next step for the engine, or its first `most` positions (at least one), and says so to the upstream
+    /// neighbour once all of what it sent is taken. `None` if none [`Self::waiting`].
+    pub fn take(&mut self, most: Position) -> Option<(TakenStep, Vec<Effect>)> {
         self.waiting()?;
-        let taken = self.inflow.take()?;
+        let taken = self.inflow.take(most.0.max(1))?;
         if let (Some(step), Some(stream)) = (taken.step, self.upstream) {
             self.effects.push(Effect::Send(stream, Outgoing::Back(HopBack::Taken(step))));
         }
@@ -575,8 +579,9 @@ fn inflow(terms: &Terms) -> Inflow {
     let (session, epoch) = (terms.key.session, terms.epoch);
     if terms.key.stage == StageIndex(0) {
         let row = WireDtype::F32.row_bytes(terms.shape.width).max(1);
-        let chunk = u64::from(CHUNK).min(u64::from(MAX_PAYLOAD) / row).max(1);
-        let chunk = u32::try_from(chunk).unwrap_or(CHUNK);
+        let alone = terms.chain.tail() == StageIndex(0);
+        let chunk = if alone { CHUNK_ALONE } else { CHUNK };
+        let chunk = u32::try_from(u64::from(MAX_PAYLOAD) / row).unwrap_or(chunk).clamp(1, chunk);
         return Inflow::Tokens(Tokens::new(session, epoch, terms.budget, terms.shape.vocab, chunk));
     }
     Inflow::Frames(Frames::new(inflow::Terms {

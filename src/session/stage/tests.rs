@@ -27,6 +27,7 @@ const HOP: StreamId = StreamId(2);
 const UP: StreamId = StreamId(3);
 const SESSION: SessionId = SessionId::new([7; 16]);
 const T0: Time = Time(1_000_000);
+const ALL: Position = Position(u32::MAX);
 
 fn shape() -> ModelShape {
     ModelShape {
@@ -195,7 +196,7 @@ fn cuts_of_the_prompt_do_not_depend_on_how_it_was_fed() {
             let first = pieces[..index].iter().sum();
             let last = if index + 1 == pieces.len() { LastFeed::Yes } else { LastFeed::No };
             assert!(told(&driver.on_control(feed(first, *piece, last), T0)).is_empty());
-            while let Some((step, _)) = driver.take() {
+            while let Some((step, _)) = driver.take(ALL) {
                 let StepInput::Tokens(tokens) = step.input else { panic!("the driver computes from tokens") };
                 let end = Position(step.first.0 + tokens.len() as u32);
                 cuts.push((step.first.0, end.0));
@@ -222,7 +223,7 @@ fn no_step_is_begun_whose_outcome_cannot_be_sent() {
     }
 
     let mut begun = 0;
-    while let Some((step, effects)) = upstream.take() {
+    while let Some((step, effects)) = upstream.take(ALL) {
         assert_eq!(effects, [Effect::Send(UP, Outgoing::Back(HopBack::Taken(Step(begun))))]);
         upstream.on_stepped(step.first.plus(Position(1)), StepOutput::Hidden(bytes::Bytes::new()), Span(1));
         begun += 1;
@@ -240,9 +241,9 @@ fn the_engine_holds_two_steps_of_a_stage_at_most() {
     let mut driver = running(0);
     driver.on_control(feed(0, 400, LastFeed::No), T0);
 
-    assert!(driver.take().is_some());
-    assert!(driver.take().is_some());
-    assert!(driver.take().is_none());
+    assert!(driver.take(ALL).is_some());
+    assert!(driver.take(ALL).is_some());
+    assert!(driver.take(ALL).is_none());
 }
 
 #[test]
@@ -252,8 +253,8 @@ fn a_frame_that_was_seen_is_dropped_and_the_next_may_rewind() {
 
     assert_eq!(leased.on_forward(frame(header(0, 0, 8))), []);
     assert_eq!(leased.on_forward(frame(header(1, 5, 2))), []);
-    assert_eq!(leased.take().unwrap().0.first, Position(0));
-    assert_eq!(leased.take().unwrap().0.first, Position(5));
+    assert_eq!(leased.take(ALL).unwrap().0.first, Position(0));
+    assert_eq!(leased.take(ALL).unwrap().0.first, Position(5));
 }
 
 #[test]
@@ -299,7 +300,7 @@ fn rewinding_without_end_is_refused() {
     let mut effects = Vec::new();
     for step in 0..1_000 {
         effects.extend(leased.on_forward(frame(header(step, 0, 100))));
-        leased.take();
+        leased.take(ALL);
         leased.on_stepped(Position(100), StepOutput::Hidden(bytes::Bytes::new()), Span(1));
         leased.on_back(HopBack::Taken(Step(step)));
     }
@@ -321,10 +322,10 @@ fn the_driver_takes_the_prompt_in_order_and_then_only_the_next_token() {
             token: Token(token),
         })
     };
-    driver.take().unwrap();
+    driver.take(ALL).unwrap();
     assert_eq!(driver.on_forward(token(0, 5, 7)), []);
 
-    let (step, effects) = driver.take().unwrap();
+    let (step, effects) = driver.take(ALL).unwrap();
     assert_eq!((step.first, step.input), (Position(5), StepInput::Tokens(vec![Token(7)])));
     assert_eq!(effects, [Effect::Send(UP, Outgoing::Back(HopBack::Taken(Step(0))))]);
     let effects = driver.on_forward(token(1, 5, 7));
@@ -348,12 +349,12 @@ fn the_tail_tells_the_requester_and_the_driver_until_it_ends() {
             let mut header = last;
             (header.step, header.first, header.sample) = (Step(step.into()), Position(step), Sample::No);
             tail.on_forward(frame(header));
-            assert_eq!(tail.take().unwrap().0.wanted, StepWanted::Nothing);
+            assert_eq!(tail.take(ALL).unwrap().0.wanted, StepWanted::Nothing);
             assert_eq!(tail.on_stepped(Position(step + 1), StepOutput::Nothing, Span(1)), []);
         }
         (last.step, last.first) = (Step(first.into()), Position(first));
         tail.on_forward(frame(last));
-        assert_eq!(tail.take().unwrap().0.wanted, StepWanted::Token);
+        assert_eq!(tail.take(ALL).unwrap().0.wanted, StepWanted::Token);
         let output = StepOutput::Sampled { token: Token(token), logprobs: None };
         tail.on_stepped(Position(first + 1), output, Span(1))
     };
@@ -433,7 +434,7 @@ fn a_missing_neighbour_is_a_reason_to_decline() {
 fn a_fair_entry_is_stored_before_it_is_acknowledged() {
     let mut leased = running(1);
     leased.on_forward(frame(header(0, 0, 100)));
-    leased.take();
+    leased.take(ALL);
     leased.on_stepped(Position(100), StepOutput::Hidden(bytes::Bytes::from_static(&[0; 8])), Span(3));
     let work = shape().work(UnitRange::new(2, 4).unwrap(), Position::ZERO, Position(100));
     let fair = Box::new(entry(100, work));
@@ -452,7 +453,7 @@ fn an_entry_that_credits_too_little_or_another_is_refused() {
     let refused = |entry: CreditEntry| {
         let mut leased = running(1);
         leased.on_forward(frame(header(0, 0, 100)));
-        leased.take();
+        leased.take(ALL);
         leased.on_stepped(Position(100), StepOutput::Hidden(bytes::Bytes::new()), Span(3));
         let effects = leased.on_control(ToStage::Settle(Box::new(entry)), T0);
         assert_eq!(effects[0], Effect::Free);
