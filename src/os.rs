@@ -236,10 +236,9 @@ pub fn prefer_large_pages(memory: &mut [std::mem::MaybeUninit<u8>]) {
         let skipped = memory.as_ptr().align_offset(page).min(memory.len());
         let length = (memory.len() - skipped) / page * page;
         let start = memory[skipped..].as_mut_ptr().cast();
-        // SAFETY: the pages lie within `memory`, which the caller has to itself; the advice changes no contents.
-        let advised = unsafe { rustix::mm::madvise(start, length, rustix::mm::Advice::LinuxHugepage) };
-        // A kernel without large pages refuses, and small ones do as well.
-        drop(advised);
+        // SAFETY: the pages lie within `memory`, which the caller has to itself; the advice changes no contents. A kernel without
+        // large pages refuses, and small ones do as well.
+        let _ = unsafe { rustix::mm::madvise(start, length, rustix::mm::Advice::LinuxHugepage) };
     }
     #[cfg(not(target_os = "linux"))]
     let _ = memory;

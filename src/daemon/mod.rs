@@ -57,6 +57,7 @@ use crate::daemon::library::Library;
 use crate::daemon::log::LogWriter;
 use crate::daemon::publisher::Publisher;
 use crate::daemon::streams::Streams;
+use crate::engine::canonical::CLASS;
 use crate::engine::thread;
 use crate::ids::ModelId;
 use crate::ids::NetworkId;
@@ -88,9 +89,6 @@ use crate::wire::profile::DeviceKind;
 
 /// Name and version, as other peers are told.
 const SOFTWARE: &str = concat!("brigade ", env!("CARGO_PKG_VERSION"));
-
-/// What the engine computes in: candle's dot products, which depend on the processor's instruction set.
-const ARITHMETIC: &str = "candle-cpu-1";
 
 /// Commands waiting for the engine. The node has few steps under way; opening and freeing sessions come on top.
 const ENGINE_CAPACITY: NonZeroUsize = NonZeroUsize::new(4096).expect("4096 is not 0");
@@ -319,7 +317,7 @@ fn node_config(config: &Config, identity: Identity, network: NetworkId, boot: u6
             cpu_features: os::cpu_features(),
             devices: vec![Device { kind: DeviceKind::Cpu, memory: os::total_memory() }],
             formats: WeightFormat::ALL.to_vec(),
-            arithmetic: ARITHMETIC.to_owned(),
+            arithmetic: CLASS.to_owned(),
         },
         allowed: config.allow.iter().copied().collect(),
         serves: Serves::Anyone,

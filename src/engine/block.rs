@@ -3,10 +3,14 @@
 //! Norms and products take all rows together, so that weights are read once for all; rotation and attention take each row with
 //! its own position and cache. What a row gets depends on its session alone.
 
-use crate::engine::attention::attend;
-use crate::engine::lanes::add;
-use crate::engine::lanes::gate_in_place;
-use crate::engine::lanes::normalise;
+use crate::engine::canonical::attention;
+use crate::engine::canonical::attention::attend;
+use crate::engine::canonical::cache::Rows;
+use crate::engine::canonical::exponential::Gate;
+use crate::engine::canonical::exponential::gate_in_place;
+use crate::engine::canonical::norm::add;
+use crate::engine::canonical::norm::normalise;
+use crate::engine::canonical::simd::InstructionSet;
 use crate::engine::matrix::Matrix;
 use crate::engine::matrix::Rounded;
 use crate::engine::pool::Grid;
@@ -24,10 +28,10 @@ pub(super) struct Norm {
 
 impl Norm {
     /// Normalises each row of `input` (`[rows, width]`) into `output` of the same shape.
-    pub(super) fn apply(&self, pool: &Pool, input: &[f32], output: &mut [f32]) {
+    pub(super) fn apply(&self, pool: &Pool, set: InstructionSet, input: &[f32], output: &mut [f32]) {
         let width = self.weight.len();
         pool.for_each_chunk(output, width, input.len(), |row, output| {
-            normalise(&input[row * width..(row + 1) * width], &self.weight, self.epsilon, output);
+            normalise(set, &input[row * width..(row + 1) * width], &self.weight, self.epsilon, output);
         });
     }
 }
@@ -54,52 +58,67 @@ impl Block {
     /// Writes keys and values of all rows into the caches, which must have room.
     pub(super) fn forward(&self, pass: &mut Pass<'_, '_>, index: usize) {
         let Buffers { hidden, normed, rounded, queries, keys, values, .. } = pass.buffers;
-        self.attention_norm.apply(pass.pool, hidden, normed);
+        self.attention_norm.apply(pass.pool, pass.set, hidden, normed);
         let products = [(&self.query, queries), (&self.key, keys), (&self.value, values)];
-        multiply(pass.pool, rounded, normed, products);
+        multiply(pass.pool, pass.set, rounded, normed, products);
         remember(pass, index);
         attend_all(pass, index);
 
         let Buffers { hidden, normed, rounded, attended, projected, gate, up, .. } = pass.buffers;
-        multiply(pass.pool, rounded, attended, [(&self.output, projected)]);
-        add_to(pass.pool, hidden, projected);
-        self.feed_norm.apply(pass.pool, hidden, normed);
-        multiply(pass.pool, rounded, normed, [(&self.gate, gate), (&self.up, up)]);
-        gate_all(pass.pool, gate, up);
-        multiply(pass.pool, rounded, gate, [(&self.down, projected)]);
-        add_to(pass.pool, hidden, projected);
+        multiply(pass.pool, pass.set, rounded, attended, [(&self.output, projected)]);
+        add_to(pass.pool, pass.set, hidden, projected);
+        self.feed_norm.apply(pass.pool, pass.set, hidden, normed);
+        multiply(pass.pool, pass.set, rounded, normed, [(&self.gate, gate), (&self.up, up)]);
+        gate_all(pass.pool, pass.set, gate, up);
+        multiply(pass.pool, pass.set, rounded, gate, [(&self.down, projected)]);
+        add_to(pass.pool, pass.set, hidden, projected);
     }
 }
 
 /// Rotates queries and keys, and writes keys and values into the caches of their sessions.
 fn remember(pass: &mut Pass<'_, '_>, index: usize) {
-    let heads = pass.heads;
+    let (heads, set) = (pass.heads, pass.set);
     let Buffers { angles, queries, keys, values, .. } = pass.buffers;
     let (query, kv) = (heads.query * heads.dim, heads.kv * heads.dim);
     let work = queries.len();
-    pass.pool.for_each_chunk(queries, query, work, |row, query| angles.rotate(row, query, heads.dim));
-    pass.pool.for_each_chunk(keys, kv, work, |row, key| angles.rotate(row, key, heads.dim));
+    pass.pool.for_each_chunk(queries, query, work, |row, query| {
+        angles.rotate(set, row, query, query.len(), heads.query, heads.dim)
+    });
+    pass.pool.for_each_chunk(keys, kv, work, |row, key| angles.rotate(set, row, key, key.len(), heads.kv, heads.dim));
     for segment in &pass.layout.segments {
         let cache = pass.steps[segment.step].session.cache(index);
-        cache.keys.write(segment.first, &keys[segment.elements(kv)]);
-        cache.values.write(segment.first, &values[segment.elements(kv)]);
+        let keys = Rows { elements: &keys[segment.elements(kv)], stride: kv };
+        let values = Rows { elements: &values[segment.elements(kv)], stride: kv };
+        cache.write(set, segment.first, keys, values);
     }
 }
 
 /// Lets every row attend to the positions of its session up to its own.
 fn attend_all(pass: &mut Pass<'_, '_>, index: usize) {
-    let heads = pass.heads;
-    let Buffers { queries, attended, scores, .. } = pass.buffers;
+    let (heads, set) = (pass.heads, pass.set);
+    let Buffers { queries, attended, scratch, .. } = pass.buffers;
     let (layout, steps) = (pass.layout, &*pass.steps);
     let seen = |segment: &Segment| segment.rows().len() * (segment.first + segment.rows().len());
     let seen: usize = layout.segments.iter().map(seen).sum();
-    let width = heads.query * heads.dim;
-    let mut grid = [Grid::new(attended, width, &layout.cuts, heads.group() * heads.dim)];
-    pass.pool.for_each_tile_with(scores, &mut grid, seen.saturating_mul(width), |scores, _, mut tile| {
-        let start = tile.rows().start;
-        let segment = &layout.segments[layout.owners[start]];
-        let cache = steps[segment.step].session.cached(index);
-        attend(queries, cache, segment.first + start - segment.start, heads, scores, &mut tile);
+    let (width, part) = (heads.query * heads.dim, heads.group() * heads.dim);
+    let mut grid = [Grid::new(attended, width, &layout.cuts, part)];
+    pass.pool.for_each_tile_with(scratch, &mut grid, seen.saturating_mul(width), |scratch, _, mut tile| {
+        let (rows, column) = (tile.rows(), tile.columns().start);
+        let segment = &layout.segments[layout.owners[rows.start]];
+        let task = attention::Task {
+            cache: steps[segment.step].session.cached(index),
+            kv_head: column / part,
+            group: heads.group(),
+            first: segment.first + rows.start - segment.start,
+            queries: Rows {
+                elements: &queries[rows.start * width + column..(rows.end - 1) * width + column + part],
+                stride: width,
+            },
+        };
+        let results = attend(set, &task, scratch);
+        for (row, result) in rows.zip(results.chunks_exact(part)) {
+            tile.row(row).copy_from_slice(result);
+        }
     });
 }
 
@@ -112,6 +131,7 @@ const TILES_PER_THREAD: usize = 4;
 /// Multiplies the rows of `input` with several matrices in one dispatch, each into its own output.
 pub(super) fn multiply<const N: usize>(
     pool: &Pool,
+    set: InstructionSet,
     rounded: &mut Rounded,
     input: &[f32],
     products: [(&Matrix, &mut Vec<f32>); N],
@@ -119,26 +139,28 @@ pub(super) fn multiply<const N: usize>(
     let matrices = products.each_ref().map(|(matrix, _)| *matrix);
     let Some(columns) = matrices.first().map(|matrix| matrix.columns()) else { return };
     let rows = [0, input.len() / columns];
-    rounded.round(pool, input, &matrices);
+    rounded.round(pool, set, input, &matrices);
     let outputs: usize = matrices.iter().map(|matrix| matrix.rows()).sum();
     let work = matrices.iter().map(|matrix| matrix.work(rows[1])).sum();
     let tile = outputs.div_ceil(pool.threads() * TILES_PER_THREAD).next_multiple_of(TILE);
     let mut grids = products.map(|(matrix, output)| Grid::new(output, matrix.rows(), &rows, tile));
     let rounded = &*rounded;
-    pool.for_each_tile(&mut grids, work, |product, mut tile| matrices[product].multiply(input, rounded, &mut tile));
+    pool.for_each_tile(&mut grids, work, |product, mut tile| {
+        matrices[product].multiply(set, input, rounded, &mut tile)
+    });
 }
 
 /// Adds `from` to `to`, both `[rows, width]`.
-fn add_to(pool: &Pool, to: &mut [f32], from: &[f32]) {
-    pool.for_each_chunk(to, ELEMENTS, from.len(), |number, to| add(to, &from[number * ELEMENTS..][..to.len()]));
+fn add_to(pool: &Pool, set: InstructionSet, to: &mut [f32], from: &[f32]) {
+    pool.for_each_chunk(to, ELEMENTS, from.len(), |number, to| add(set, to, &from[number * ELEMENTS..][..to.len()]));
 }
 
 /// The feed-forward gate over all rows.
-fn gate_all(pool: &Pool, gate: &mut [f32], up: &[f32]) {
+fn gate_all(pool: &Pool, set: InstructionSet, gate: &mut [f32], up: &[f32]) {
     // An exponential costs about as much as 16 multiplications.
     let work = 16 * gate.len();
     pool.for_each_chunk(gate, ELEMENTS, work, |number, gate| {
-        gate_in_place(gate, &up[number * ELEMENTS..][..gate.len()]);
+        gate_in_place(set, Gate::Silu, gate, &up[number * ELEMENTS..][..gate.len()]);
     });
 }
 

@@ -3,7 +3,6 @@
 use std::mem;
 
 use crate::amounts::Position;
-use crate::engine::attention::Heads;
 use crate::engine::block::multiply;
 use crate::engine::error::StepError;
 use crate::engine::float_control;
@@ -15,6 +14,7 @@ use crate::engine::stage::StageInput;
 use crate::engine::stage::StageModel;
 use crate::engine::stage::WantLogits;
 use crate::engine::workspace::Came;
+use crate::engine::workspace::Heads;
 use crate::engine::workspace::Outcomes;
 use crate::engine::workspace::Pass;
 use crate::engine::workspace::Segment;
@@ -109,10 +109,10 @@ impl StageModel {
     /// Takes all rows through the blocks of the range.
     fn compute(&self, range: UnitRange, steps: &mut [BatchStep<'_>], workspace: &mut Workspace) {
         let width = self.shape.width as usize;
-        let Workspace { pool, layout, buffers, .. } = workspace;
+        let Workspace { pool, set, layout, buffers, .. } = workspace;
         layout.complete();
         buffers.fit(layout.rows(), &self.shape);
-        let mut pass = Pass { pool, layout, buffers, steps, heads: self.heads() };
+        let mut pass = Pass { pool, set: *set, layout, buffers, steps, heads: self.heads() };
         let first_unit = range.start().max(1);
         let offset = usize::from(first_unit - self.range.start().max(1));
         for (index, unit) in (0..usize::from(self.shape.blocks_in(range))).zip(first_unit..) {
@@ -157,15 +157,15 @@ impl StageModel {
     /// Computes the logits of the first `wanting` rows.
     fn decide(&self, head: &Head, wanting: usize, workspace: &mut Workspace) {
         let (width, vocab) = (self.shape.width as usize, self.shape.vocab as usize);
-        let Workspace { pool, layout, buffers, outcomes, .. } = workspace;
+        let Workspace { pool, set, layout, buffers, outcomes, .. } = workspace;
         buffers.logits.resize(wanting * vocab, 0.0);
         if wanting == 0 {
             return;
         }
         let mut normed = mem::take(&mut buffers.normed);
         normed.truncate(wanting * width);
-        head.norm.apply(pool, &buffers.hidden[..wanting * width], &mut normed);
-        multiply(pool, &mut buffers.rounded, &normed, [(&head.output, &mut buffers.logits)]);
+        head.norm.apply(pool, *set, &buffers.hidden[..wanting * width], &mut normed);
+        multiply(pool, *set, &mut buffers.rounded, &normed, [(&head.output, &mut buffers.logits)]);
         buffers.normed = normed;
         for segment in &layout.segments {
             let outcome = &mut outcomes[segment.step];

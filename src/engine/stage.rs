@@ -6,7 +6,8 @@ use crate::amounts::Bytes;
 use crate::amounts::Position;
 use crate::engine::block::Block;
 use crate::engine::block::Norm;
-use crate::engine::cache::BlockCache;
+use crate::engine::canonical::cache::BlockCache;
+use crate::engine::canonical::rope::Rotation;
 use crate::engine::error::LoadError;
 use crate::engine::error::OpenError;
 use crate::engine::error::StepError;
@@ -14,7 +15,6 @@ use crate::engine::load::Loader;
 use crate::engine::matrix::Matrix;
 use crate::engine::payload::round_as_sent;
 use crate::engine::pool::Pool;
-use crate::engine::rope::Rotation;
 use crate::engine::source::TensorSource;
 use crate::engine::workspace::StageView;
 use crate::engine::workspace::Workspace;
@@ -108,8 +108,8 @@ impl StageModel {
         if capacity == Position::ZERO || capacity > context {
             return Err(OpenError::BadCapacity { got: capacity, context });
         }
-        let width = self.shape.kv_width() as usize;
-        let caches = (0..self.shape.blocks_in(range)).map(|_| BlockCache::new(width, capacity.0 as usize));
+        let (heads, dim) = (self.shape.kv_heads as usize, self.shape.head_dim as usize);
+        let caches = (0..self.shape.blocks_in(range)).map(|_| BlockCache::new(heads, dim, capacity.0 as usize));
         let inside = rounding.iter().filter(|(boundary, _)| range.start() < *boundary && *boundary < range.end());
         Ok(SessionState {
             range,

@@ -15,6 +15,7 @@ use candle_transformers::models::quantized_llama;
 use crate::amounts::Bytes;
 use crate::amounts::Position;
 use crate::engine::block::multiply;
+use crate::engine::canonical::simd::InstructionSet;
 use crate::engine::error::LoadError;
 use crate::engine::error::OpenError;
 use crate::engine::error::StepError;
@@ -44,13 +45,13 @@ const PROMPT: [u32; 11] = [3, 17, 90, 4, 4, 61, 8, 25, 99, 0, 42];
 
 #[test]
 fn logits_agree_with_candle_transformers_in_every_format() {
-    // Relative to the largest logit. Formats of whole numbers round the input to 8 bits; sums in another order make some of
+    // Relative to the largest logit. Keys and values are halves here and f32 there. Formats of whole numbers round the input to 8 bits; sums in another order make some of
     // these round the other way (and on some machines candle rounds in other blocks), after which the results
     // differ by the noise of the rounding itself, of which 3 % was measured.
     for (format, tolerance) in [
-        (WeightFormat::F32, 1e-5),
-        (WeightFormat::F16, 1e-5),
-        (WeightFormat::BF16, 1e-5),
+        (WeightFormat::F32, 1e-3),
+        (WeightFormat::F16, 1e-3),
+        (WeightFormat::BF16, 1e-3),
         (WeightFormat::Q8_0, 5e-2),
         (WeightFormat::Q4_0, 5e-2),
         (WeightFormat::Q4_1, 5e-2),
@@ -113,7 +114,7 @@ fn odd_widths_agree_with_candle_transformers() {
         let ours = Unsplit::new(&shape, &weights).logits(&PROMPT);
 
         let difference = relative_difference(&ours, &weights.reference_logits(&shape, &PROMPT));
-        assert!(difference <= 1e-5, "{format}: {difference}");
+        assert!(difference <= 1e-3, "{format}: {difference}");
     }
 }
 
@@ -359,7 +360,7 @@ fn the_estimator_bounds_what_a_session_allocates() {
     assert_eq!(session.bytes(), Bytes::ZERO);
 
     step(&stage, &mut session, &[7; 10]);
-    assert_eq!(session.bytes(), shape.kv_bytes(range(0, 6), Position(256)));
+    assert_eq!(session.bytes(), shape.kv_bytes(range(0, 6), Position(10)));
     step(&stage, &mut session, &[7; 290]);
 
     assert_eq!(session.bytes(), shape.kv_bytes(range(0, 6), capacity));
@@ -416,7 +417,7 @@ pub(super) fn workspace(threads: usize) -> Workspace {
 
 fn product(matrix: &Matrix, input: &[f32]) -> Vec<f32> {
     let mut output = vec![0.0; input.len() / matrix.columns() * matrix.rows()];
-    multiply(&Pool::alone(), &mut Rounded::default(), input, [(matrix, &mut output)]);
+    multiply(&Pool::alone(), InstructionSet::best(), &mut Rounded::default(), input, [(matrix, &mut output)]);
     output
 }
 

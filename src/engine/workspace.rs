@@ -4,11 +4,12 @@
 use std::fmt;
 use std::ops::Range;
 
-use crate::engine::attention::Heads;
+use crate::engine::canonical::attention::Scratch;
+use crate::engine::canonical::rope::Angles;
+use crate::engine::canonical::simd::InstructionSet;
 use crate::engine::error::StepError;
 use crate::engine::matrix::Rounded;
 use crate::engine::pool::Pool;
-use crate::engine::rope::Angles;
 use crate::engine::stage::BatchStep;
 use crate::engine::stage::StageOutput;
 use crate::shape::ModelShape;
@@ -20,6 +21,7 @@ const ATTENTION_ROWS: usize = 16;
 /// The threads and buffers that passes use, one pass at a time. The buffers grow to the largest pass seen and stay.
 pub struct Workspace {
     pub(super) pool: Pool,
+    pub(super) set: InstructionSet,
     pub(super) layout: Layout,
     pub(super) buffers: Buffers,
     pub(super) outcomes: Vec<Result<Came, StepError>>,
@@ -34,11 +36,16 @@ impl fmt::Debug for Workspace {
 }
 
 impl Workspace {
-    /// Empty buffers for the threads of `pool`.
+    /// Empty buffers for the threads of `pool`, and the fastest instructions that the machine has.
     pub fn new(pool: Pool) -> Self {
+        Self::with(pool, InstructionSet::best())
+    }
+
+    /// The same with other instructions, which change no bit. Those that the machine lacks give way to plain ones.
+    pub fn with(pool: Pool, set: InstructionSet) -> Self {
         let mut buffers = Buffers::default();
-        buffers.scores.resize_with(pool.threads(), Vec::new);
-        Self { pool, layout: Layout::default(), buffers, outcomes: Vec::new(), width: 0, vocab: 0 }
+        buffers.scratch.resize_with(pool.threads(), Scratch::default);
+        Self { pool, set, layout: Layout::default(), buffers, outcomes: Vec::new(), width: 0, vocab: 0 }
     }
 
     /// The threads.
@@ -191,7 +198,7 @@ pub(super) struct Buffers {
     pub(super) up: Vec<f32>,
     pub(super) logits: Vec<f32>,
     /// One for each thread.
-    pub(super) scores: Vec<Vec<f32>>,
+    pub(super) scratch: Vec<Scratch>,
 }
 
 impl Buffers {
@@ -214,9 +221,25 @@ impl Buffers {
     }
 }
 
+/// The heads of a model.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Heads {
+    pub(super) query: usize,
+    pub(super) kv: usize,
+    pub(super) dim: usize,
+}
+
+impl Heads {
+    /// Query heads that share one key/value head.
+    pub(super) fn group(self) -> usize {
+        self.query / self.kv
+    }
+}
+
 /// A pass on its way through the blocks.
 pub(super) struct Pass<'a, 'b> {
     pub(super) pool: &'a Pool,
+    pub(super) set: InstructionSet,
     pub(super) layout: &'a Layout,
     pub(super) buffers: &'a mut Buffers,
     pub(super) steps: &'a mut [BatchStep<'b>],

@@ -41,7 +41,7 @@ fn profile(peer: u16, boot: u64, seq: u64) -> Profile {
         cpu_features: 0,
         devices: Vec::new(),
         formats: Vec::new(),
-        arithmetic: "candle-cpu-1".to_owned(),
+        arithmetic: "canonical-1-f16".to_owned(),
         holdings: vec![holding],
         sessions: 0,
         queue: Span::ZERO,

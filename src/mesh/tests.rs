@@ -549,7 +549,7 @@ fn profile(seed: u8, seq: u64) -> Gossip {
         cpu_features: 0,
         devices: Vec::new(),
         formats: Vec::new(),
-        arithmetic: "candle-cpu-1".to_owned(),
+        arithmetic: "canonical-1-f16".to_owned(),
         holdings: Vec::new(),
         sessions: 0,
         queue: Span::ZERO,

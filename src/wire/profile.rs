@@ -52,7 +52,7 @@ pub struct Profile {
     pub devices: Vec<Device>,
     /// Weight formats it can serve.
     pub formats: Vec<WeightFormat>,
-    /// The arithmetic class that its stages compute in, such as `candle-cpu-1`; at most 32 bytes.
+    /// The arithmetic class that its stages compute in, such as `canonical-1-f16`; at most 32 bytes.
     pub arithmetic: String,
     /// What it holds, is loading or intends to; at most 8.
     pub holdings: Vec<Holding>,

@@ -24,10 +24,12 @@ use crate::engine::canonical::formats::Q8_0;
 use crate::engine::canonical::formats::Small;
 use crate::engine::canonical::packed::Quads;
 use crate::engine::canonical::products::Task;
+use crate::engine::canonical::products::write;
 use crate::engine::canonical::round::Row;
 use crate::engine::canonical::simd::LANES;
 use crate::engine::canonical::simd::Simd;
 use crate::engine::canonical::x86::Avx512;
+use crate::engine::pool::Tile;
 use crate::shape::WeightFormat;
 
 /// Inputs of a tile.
@@ -62,7 +64,7 @@ fn is_permitted() -> bool {
 }
 
 /// Multiplies as many inputs as fill tiles; returns how many.
-pub(super) fn multiply_tiles(task: &Task<'_>) -> usize {
+pub(super) fn multiply_tiles(task: &Task<'_>, output: &mut Tile<'_, f32>) -> usize {
     let count = task.count() / TILE * TILE;
     if task.count() < WORTH_TILES || !is_available() {
         return 0;
@@ -71,14 +73,14 @@ pub(super) fn multiply_tiles(task: &Task<'_>) -> usize {
     unsafe {
         match task.weights.format() {
             WeightFormat::F32 | WeightFormat::F16 | WeightFormat::BF16 => return 0,
-            WeightFormat::Q4_0 => small::<Q4_0>(task, count),
-            WeightFormat::Q4_1 => small::<Q4_1>(task, count),
-            WeightFormat::Q5_0 => small::<Q5_0>(task, count),
-            WeightFormat::Q5_1 => small::<Q5_1>(task, count),
-            WeightFormat::Q8_0 => small::<Q8_0>(task, count),
-            WeightFormat::Q4K => large::<Q4K>(task, count),
-            WeightFormat::Q5K => large::<Q5K>(task, count),
-            WeightFormat::Q6K => large::<Q6K>(task, count),
+            WeightFormat::Q4_0 => small::<Q4_0>(task, count, output),
+            WeightFormat::Q4_1 => small::<Q4_1>(task, count, output),
+            WeightFormat::Q5_0 => small::<Q5_0>(task, count, output),
+            WeightFormat::Q5_1 => small::<Q5_1>(task, count, output),
+            WeightFormat::Q8_0 => small::<Q8_0>(task, count, output),
+            WeightFormat::Q4K => large::<Q4K>(task, count, output),
+            WeightFormat::Q5K => large::<Q5K>(task, count, output),
+            WeightFormat::Q6K => large::<Q6K>(task, count, output),
         }
     }
     count
@@ -133,7 +135,7 @@ thread_local! {
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
-fn small<F: Small>(task: &Task<'_>, count: usize) {
+fn small<F: Small>(task: &Task<'_>, count: usize, output: &mut Tile<'_, f32>) {
     let Some(simd) = Avx512::<true>::detect() else { return };
     // SAFETY: the caller checked that there is AMX.
     let tiles = unsafe { Tiles::new(32) };
@@ -145,13 +147,14 @@ fn small<F: Small>(task: &Task<'_>, count: usize) {
                 expanded.extend_from_slice(&F::expand(simd, block));
             }
             for first in (0..count).step_by(TILE) {
-                small_tile::<F>(simd, task, group, blocks, expanded, first, &tiles);
+                small_tile::<F>(simd, task, group, blocks, expanded, first, &tiles, output);
             }
         }
     });
 }
 
 #[inline(always)]
+#[allow(clippy::too_many_arguments, reason = "what a tile is made of")]
 fn small_tile<F: Small>(
     simd: Avx512<true>,
     task: &Task<'_>,
@@ -160,6 +163,7 @@ fn small_tile<F: Small>(
     expanded: &[Quads],
     first: usize,
     _: &Tiles,
+    output: &mut Tile<'_, f32>,
 ) {
     let rows: [Row<'_>; TILE] = std::array::from_fn(|index| task.row(first + index));
     let (stride, weights) = (task.row_stride(), expanded.as_chunks::<8>().0);
@@ -179,7 +183,7 @@ fn small_tile<F: Small>(
             *sum = F::finish(simd, &scales, Part::of(input, done), simd.load_ints(dot), *sum);
         }
     }
-    write(simd, task, group, first, &sums);
+    write_tile(simd, group, first, &sums, output);
 }
 
 /// # Safety
@@ -228,7 +232,7 @@ thread_local! {
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
-fn large<F: Large>(task: &Task<'_>, count: usize) {
+fn large<F: Large>(task: &Task<'_>, count: usize, output: &mut Tile<'_, f32>) {
     let Some(simd) = Avx512::<true>::detect() else { return };
     // SAFETY: the caller checked that there is AMX.
     let tiles = unsafe { Tiles::new(64) };
@@ -246,7 +250,7 @@ fn large<F: Large>(task: &Task<'_>, count: usize) {
                     planes.minima = F::minima(block);
                 }
                 for first in (0..count).step_by(TILE) {
-                    large_tile::<F>(simd, task, group, blocks, planes, totals, first, &tiles);
+                    large_tile::<F>(simd, task, group, blocks, planes, totals, first, &tiles, output);
                 }
             }
         });
@@ -271,6 +275,7 @@ fn large_tile<F: Large>(
     totals: &[i32],
     first: usize,
     _: &Tiles,
+    output: &mut Tile<'_, f32>,
 ) {
     let rows: [Row<'_>; TILE] = std::array::from_fn(|index| task.row(first + index));
     let stride = task.row_stride();
@@ -295,7 +300,7 @@ fn large_tile<F: Large>(
             *sum = F::finish(simd, &scales, rows[input].scale(index), dot, minimum, *sum);
         }
     }
-    write(simd, task, group, first, &sums);
+    write_tile(simd, group, first, &sums, output);
 }
 
 /// # Safety
@@ -359,11 +364,10 @@ fn sum_minima(simd: Avx512<true>, minima: &[[i32; LANES]; 4], totals: &[i32]) ->
 }
 
 #[inline(always)]
-fn write(simd: Avx512<true>, task: &Task<'_>, group: usize, first: usize, sums: &[__m512; TILE]) {
+fn write_tile(simd: Avx512<true>, group: usize, first: usize, sums: &[__m512; TILE], output: &mut Tile<'_, f32>) {
     for (input, sum) in (first..).zip(sums) {
         let mut values = [0.0; LANES];
         simd.store(*sum, &mut values);
-        // SAFETY: the groups of the task are its own, as `multiply`'s caller promises.
-        unsafe { task.output.write(input, group, &values) };
+        write(output, input, group, &values);
     }
 }

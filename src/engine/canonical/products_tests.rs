@@ -3,11 +3,12 @@
 use proptest::prelude::*;
 
 use crate::engine::canonical::packed::Packed;
-use crate::engine::canonical::products::Output;
 use crate::engine::canonical::products::multiply;
 use crate::engine::canonical::reference;
 use crate::engine::canonical::round::round;
 use crate::engine::canonical::simd::InstructionSet;
+use crate::engine::pool::Grid;
+use crate::engine::pool::Pool;
 use crate::shape::WeightFormat;
 
 #[derive(Clone, Debug)]
@@ -25,8 +26,9 @@ fn all_products(set: InstructionSet, case: &Case) -> Vec<u32> {
     let mut words = vec![0; count * weights.rounding().row_words(case.columns)];
     round(set, weights.rounding(), case.columns, &case.inputs, &mut words);
     let mut output = vec![f32::NAN; count * case.rows];
-    // SAFETY: the output is this function's alone.
-    unsafe { multiply(set, &weights, &words, 0..weights.groups(), Output::new(&mut output, case.rows)) };
+    let rows = [0, count];
+    let mut grid = [Grid::new(&mut output, case.rows, &rows, 32)];
+    Pool::alone().for_each_tile(&mut grid, 0, |_, mut tile| multiply(set, &weights, &words, &mut tile));
     bits(output)
 }
 

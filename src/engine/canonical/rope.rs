@@ -93,19 +93,21 @@ impl Angles {
         self.table.clear();
     }
 
-    /// Turns the first dimensions of every head; row i is at the i-th of the appended positions.
+    /// Turns the first dimensions of every head; row i is at the appended position `first + i`.
     ///
     /// - `rows`: `[positions, stride]`, of which each row begins with `heads × head_dim` elements to be turned
     pub(in crate::engine) fn rotate(
         &self,
         set: InstructionSet,
+        first: usize,
         rows: &mut [f32],
         stride: usize,
         heads: usize,
         head_dim: usize,
     ) {
         if self.dimensions > 0 {
-            rotate_rows(set, &self.table, self.dimensions, rows, stride, heads, head_dim);
+            let table = &self.table[2 * self.dimensions * first..];
+            rotate_rows(set, table, self.dimensions, rows, stride, heads, head_dim);
         }
     }
 }

@@ -239,7 +239,8 @@ fn bits(values: &[f32]) -> Vec<u32> {
 }
 
 fn any_float() -> impl Strategy<Value = f32> {
-    let special = [0.0, -0.0, f32::MAX, f32::MIN, f32::INFINITY, f32::NEG_INFINITY, f32::NAN, 1e-45, 88.722_84, -103.97];
+    let special =
+        [0.0, -0.0, f32::MAX, f32::MIN, f32::INFINITY, f32::NEG_INFINITY, f32::NAN, 1e-45, 88.722_84, -103.97];
     prop_oneof![
         8 => -20.0..20.0_f32,
         2 => -110.0..95.0_f32,
@@ -325,12 +326,8 @@ fn rotated(rows: &[f32], rope: &Rope, first: usize, stride: usize, heads: usize,
 }
 
 fn scalings() -> [(RopeScaling, Option<Vec<f32>>); 4] {
-    let llama = RopeScaling::Llama3 {
-        factor: 8.0,
-        low_freq_factor: 1.0,
-        high_freq_factor: 4.0,
-        original_context: 8_192,
-    };
+    let llama =
+        RopeScaling::Llama3 { factor: 8.0, low_freq_factor: 1.0, high_freq_factor: 4.0, original_context: 8_192 };
     let divisors = (0..32).map(|pair| 1.0 + pair as f32 / 4.0).collect();
     [
         (RopeScaling::None, None),

@@ -114,11 +114,8 @@ impl<const OFFSET: usize, const FIVE: usize> Format for Nibble<OFFSET, FIVE> {
     ) {
         let (weights, codes) = (Self::load(s, block), codes32(inputs, index));
         // 8 × 15 and 4 × 31 are below 128.
-        let dots = if FIVE == 0 {
-            dots32::<S, N, 8>(s, &weights, &codes)
-        } else {
-            dots32::<S, N, 4>(s, &weights, &codes)
-        };
+        let dots =
+            if FIVE == 0 { dots32::<S, N, 8>(s, &weights, &codes) } else { dots32::<S, N, 4>(s, &weights, &codes) };
         let scales = Self::scales(s, block);
         for n in 0..N {
             sums[n] = Self::finish(s, &scales, Part::of(&inputs[n], index), dots[n], sums[n]);

@@ -140,11 +140,8 @@ impl<const FIVE: usize> Format for SuperNibble<FIVE> {
             let at = PARTS * index + part;
             let codes = codes32(inputs, at);
             // 8 × 15 and 4 × 31 are below 128.
-            let products = if FIVE == 0 {
-                dots32::<S, N, 8>(s, &weights, &codes)
-            } else {
-                dots32::<S, N, 4>(s, &weights, &codes)
-            };
+            let products =
+                if FIVE == 0 { dots32::<S, N, 8>(s, &weights, &codes) } else { dots32::<S, N, 4>(s, &weights, &codes) };
             for n in 0..N {
                 dots[n] = s.add_ints(dots[n], s.mul_ints(products[n], scale));
                 let total = inputs[n].sums[2 * at] + inputs[n].sums[2 * at + 1];
