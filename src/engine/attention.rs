@@ -23,6 +23,12 @@ impl Heads {
     }
 }
 
+/// Makes room for the scores of up to `seen` positions: as for whole pages, so that it grows with the caches only.
+pub(super) fn make_room(scores: &mut Vec<f32>, seen: usize, heads: Heads) {
+    scores.clear();
+    scores.reserve(heads.group() * seen.next_multiple_of(PAGE));
+}
+
 /// Lets positions attend to themselves and all before them, for one key/value head.
 ///
 /// - `queries`: `[rows, query heads, dim]`, rotated, of all rows of the matrix that `tile` is of
@@ -64,9 +70,7 @@ widest! {
 fn attend_body(query: &[f32], cache: &BlockCache, view: View, scores: &mut Vec<f32>, out: &mut [f32]) {
     let View { offset, dim, seen } = view;
     let scale = 1.0 / (dim as f32).sqrt();
-    // As much as the cache's pages, so that it grows with them only.
     scores.clear();
-    scores.reserve(query.len() / dim * seen.next_multiple_of(PAGE));
     scores.resize(query.len() / dim * seen, 0.0);
     cache.keys.for_each(seen, |position, row| {
         let key = &row[offset..offset + dim];

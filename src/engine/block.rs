@@ -4,6 +4,7 @@
 //! its own position and cache. What a row gets depends on its session alone.
 
 use crate::engine::attention::attend;
+use crate::engine::attention::make_room;
 use crate::engine::lanes::add;
 use crate::engine::lanes::gate_in_place;
 use crate::engine::lanes::normalise;
@@ -93,6 +94,9 @@ fn attend_all(pass: &mut Pass<'_, '_>, index: usize) {
     let (layout, steps) = (pass.layout, &*pass.steps);
     let seen = |segment: &Segment| segment.rows().len() * (segment.first + segment.rows().len());
     let seen: usize = layout.segments.iter().map(seen).sum();
+    let longest = layout.segments.iter().map(|segment| segment.first + segment.rows().len()).max().unwrap_or(0);
+    // For every thread, since any may do any task.
+    scores.iter_mut().for_each(|scores| make_room(scores, longest, heads));
     let width = heads.query * heads.dim;
     let mut grid = [Grid::new(attended, width, &layout.cuts, heads.group() * heads.dim)];
     pass.pool.for_each_tile_with(scores, &mut grid, seen.saturating_mul(width), |scores, _, mut tile| {
