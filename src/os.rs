@@ -267,6 +267,31 @@ pub fn cores() -> u16 {
     u16::try_from(count).unwrap_or(u16::MAX)
 }
 
+/// How many physical cores this process may use: two threads of one core compute hardly more than one. Where the machine does
+/// not say which belong together, all count.
+pub fn physical_cores() -> u16 {
+    let own =
+        |cpu: u32| fs::read_to_string(format!("/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")).ok();
+    let physical = fs::read_to_string("/proc/self/status").ok().and_then(|status| {
+        let allowed = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"))?;
+        let cores = cpu_list(allowed)?.into_iter().map(own).collect::<Option<BTreeSet<String>>>()?;
+        u16::try_from(cores.len()).ok()
+    });
+    physical.map_or_else(cores, |physical| physical.clamp(1, cores()))
+}
+
+/// Reads a list such as `0-3,8`.
+fn cpu_list(list: &str) -> Option<Vec<u32>> {
+    let mut cpus = Vec::new();
+    for part in list.trim().split(',') {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let (first, last): (u32, u32) = (first.parse().ok()?, last.parse().ok()?);
+        // More than any machine has would be a wrong reading.
+        cpus.extend((first..=last).take(1 << 16));
+    }
+    Some(cpus)
+}
+
 /// The machine's memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Memory {
@@ -414,6 +439,13 @@ fn local_addresses(text: &str) -> BTreeSet<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lists_of_processors_are_read_as_the_kernel_writes_them() {
+        assert_eq!(cpu_list("\t0-2,8,10-11\n"), Some(vec![0, 1, 2, 8, 10, 11]));
+        assert_eq!(cpu_list("0-x"), None);
+        assert!((1..=cores()).contains(&physical_cores()));
+    }
 
     #[test]
     fn a_directory_is_locked_once_and_the_second_learns_by_whom() {

@@ -28,7 +28,7 @@ pub(crate) struct BenchArgs {
     /// Measure these units only, such as 0..3 (the end is not included). By default the whole model.
     #[arg(long, value_name = "A..B")]
     units: Option<UnitRange>,
-    /// Engine threads. All of the machine's by default.
+    /// Engine threads. One for each physical core by default.
     #[arg(long, value_name = "N")]
     threads: Option<NonZeroUsize>,
     /// Tokens to read.
@@ -69,7 +69,7 @@ pub(crate) fn bench(args: &BenchArgs) -> anyhow::Result<()> {
     }
     let waiting = Waiting::saying(format!("loading and measuring units {range}"));
     let model = StageModel::load(shape, range, &file, &mut |_| {})?;
-    let threads = args.threads.or_else(|| NonZeroUsize::new(os::cores().into())).unwrap_or(NonZeroUsize::MIN);
+    let threads = args.threads.or_else(|| NonZeroUsize::new(os::physical_cores().into())).unwrap_or(NonZeroUsize::MIN);
     let clock = Clock::start();
     let figures = measure(&model, threads, Position(args.prefill), Position(args.decode), &|| clock.now())?;
     drop(waiting);

@@ -119,14 +119,14 @@ pub struct Api {
 pub struct Machine {
     /// All of its memory, if that can be told.
     pub memory: Option<Bytes>,
-    /// How many threads it runs at once.
+    /// How many threads compute best: one for each physical core.
     pub threads: usize,
 }
 
 impl Machine {
     /// This machine.
     pub fn this() -> Self {
-        Self { memory: os::memory().map(|memory| memory.total), threads: os::cores().into() }
+        Self { memory: os::memory().map(|memory| memory.total), threads: os::physical_cores().into() }
     }
 }
 

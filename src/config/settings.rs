@@ -32,7 +32,7 @@ pub struct Settings {
     /// Memory to offer to the mesh, such as 4GiB or 25%. Half of the machine's by default.
     #[arg(long, value_name = "AMOUNT", env = "BRIGADE_MEMORY")]
     pub memory: Option<String>,
-    /// Threads for the engine. All of the machine's by default.
+    /// Threads for the engine. One for each physical core by default.
     #[arg(long, value_name = "N", env = "BRIGADE_THREADS")]
     pub threads: Option<usize>,
     /// Name of the network to be part of.

@@ -211,3 +211,7 @@ fn check_length(got: usize, row: usize) -> Result<(), StepError> {
 fn all_finite(values: &[f32]) -> bool {
     values.iter().all(|value| value.is_finite())
 }
+
+#[cfg(test)]
+#[path = "pass_tests.rs"]
+mod tests;

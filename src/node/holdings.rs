@@ -19,7 +19,7 @@ use crate::placement::Needs;
 use crate::placement::Offer;
 use crate::placement::Other;
 use crate::placement::Placement;
-use crate::session::stage::CHUNK;
+use crate::scheduler::Budget;
 use crate::units::UnitRange;
 use crate::wire::profile::Holding;
 use crate::wire::profile::HoldingState;
@@ -233,11 +233,13 @@ fn needs(facts: &ModelFacts) -> Needs {
     let ends = [facts.unit_bytes.first(), facts.unit_bytes.last()].into_iter().flatten().copied().min();
     let shared_ends =
         if facts.shape.tied { total.minus(facts.bytes).min(ends.unwrap_or_default()) } else { Bytes::ZERO };
+    let budget = Budget::default();
+    let decodes = Position(u32::try_from(budget.decodes).unwrap_or(u32::MAX));
     Needs {
         model: facts.id,
         unit_bytes: (0..).zip(&facts.unit_bytes).map(with_cache).collect(),
         shared_ends,
-        reserve: facts.shape.scratch_bytes(CHUNK, positions),
+        reserve: facts.shape.scratch_bytes(budget.positions.plus(decodes).0, decodes.0, positions),
     }
 }
 

@@ -62,6 +62,8 @@ struct Leased {
     /// Whether its next step waits in the scheduler.
     queue: Queue,
     steps: Step,
+    /// What its last step was: one that decodes has a reader, whose next step is to come.
+    last: Option<Kind>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,6 +116,10 @@ pub(super) struct Stages {
     /// The batch that the engine has, in the order in which it got the steps. The next is not handed over before all have
     /// landed, so that steps which become ready meanwhile go together.
     flights: Vec<Flight>,
+    /// Since when the engine has had no batch.
+    idle: Time,
+    /// The smoothed time of one batch.
+    pass_time: Span,
     /// The smoothed time of one step, its part of its batch's.
     step_time: Span,
 }
@@ -125,6 +131,8 @@ impl Stages {
             waiting: BTreeMap::new(),
             scheduler: Scheduler::new(config),
             flights: Vec::new(),
+            idle: Time::ZERO,
+            pass_time: Span::ZERO,
             step_time: Span::ZERO,
         }
     }
@@ -158,7 +166,28 @@ impl Stages {
 
     pub(super) fn deadline(&self) -> Option<Time> {
         let leases = self.leased.values().map(|leased| leased.stage.deadline());
-        leases.chain(self.waiting.values().map(|waiting| waiting.until)).min()
+        leases.chain(self.waiting.values().map(|waiting| waiting.until)).chain(self.due()).min()
+    }
+
+    /// When the engine is to get its next batch.
+    fn due(&self) -> Option<Time> {
+        let is_idle = self.flights.is_empty();
+        self.scheduler.due(self.idle, self.pass_time, self.readers()).filter(|_| is_idle)
+    }
+
+    /// Stages that have a reader.
+    fn readers(&self) -> usize {
+        self.leased.values().filter(|leased| leased.last == Some(Kind::Decode)).count()
+    }
+
+    /// Takes note of a step that the engine has answered.
+    fn landed(&mut self, key: StageKey, now: Time) -> Option<Flight> {
+        let index = self.flights.iter().position(|flight| flight.key == key)?;
+        let flight = self.flights.remove(index);
+        if self.flights.is_empty() {
+            self.idle = now;
+        }
+        Some(flight)
     }
 
     fn has_room_for(&self, peer: PeerKey) -> bool {
@@ -299,7 +328,7 @@ impl Node {
         let hop = self.ids.open();
         let (stage, effects) = LeasedStage::new(terms, control, hop, now);
         self.owners.insert(control, Owner::Control(key));
-        self.stages.leased.insert(key, Leased { stage, cache, queue: Queue::Out, steps: Step(0) });
+        self.stages.leased.insert(key, Leased { stage, cache, queue: Queue::Out, steps: Step(0), last: None });
         self.perform_for_stage(key, effects, now);
         let early = self.stages.waiting.iter().filter_map(|(&stream, waiting)| {
             let open = waiting.hop.filter(|open| open.session == key.session && open.to == key.stage)?;
@@ -349,12 +378,14 @@ impl Node {
     }
 
     pub(super) fn on_stepped(&mut self, key: StageKey, end: Position, output: StepOutput, pace: Pace, now: Time) {
-        let Some(Flight { lease: Lease::Held, company, .. }) = self.landed(key) else {
+        let Some(Flight { lease: Lease::Held, company, .. }) = self.stages.landed(key, now) else {
             // A step of a stage that was freed meanwhile is of no use.
             return;
         };
-        let smoothed = Span((self.stages.step_time.0 * 7 + pace.share.0) / 8);
-        self.stages.step_time = if self.stages.step_time == Span::ZERO { pace.share } else { smoothed };
+        smooth(&mut self.stages.step_time, pace.share);
+        if self.stages.flights.is_empty() {
+            smooth(&mut self.stages.pass_time, pace.took);
+        }
         if let Some(leased) = self.stages.leased.get(&key)
             && company == Kind::Decode
         {
@@ -366,15 +397,10 @@ impl Node {
 
     /// A failed step; or, before any step, an engine that made no room for the stage.
     pub(super) fn on_step_failed(&mut self, key: StageKey, failure: StepFailure, now: Time) {
-        let freed = self.landed(key).is_some_and(|flight| flight.lease == Lease::Freed);
+        let freed = self.stages.landed(key, now).is_some_and(|flight| flight.lease == Lease::Freed);
         if !freed {
             self.with_stage(key, now, |stage| stage.on_step_failed(failure));
         }
-    }
-
-    fn landed(&mut self, key: StageKey) -> Option<Flight> {
-        let index = self.stages.flights.iter().position(|flight| flight.key == key)?;
-        Some(self.stages.flights.remove(index))
     }
 
     pub(super) fn tick_stages(&mut self, now: Time) {
@@ -393,11 +419,9 @@ impl Node {
     /// Gives the engine its next batch if it has none, as the scheduler says, and lets go of units.
     pub(super) fn pump(&mut self, now: Time) {
         self.enqueue(now);
-        while self.stages.flights.is_empty() {
-            let taken = self.stages.scheduler.take_batch(now);
-            if taken.is_empty() {
-                break;
-            }
+        while self.stages.due().is_some_and(|due| due <= now) {
+            let readers = self.stages.readers();
+            let taken = self.stages.scheduler.take_batch(readers, now);
             let steps: Vec<StageStep> = taken.into_iter().filter_map(|taken| self.begin(taken.item, now)).collect();
             // Nothing could be begun if what waited is no longer possible.
             if !steps.is_empty() {
@@ -453,7 +477,13 @@ impl Node {
             return None;
         }
         let (TakenStep { first, input, wanted }, effects) = leased.stage.take(item.positions)?;
+        leased.last = Some(item.kind);
         self.perform_for_stage(key, effects, now);
         Some(StageStep { key, first, input, wanted })
     }
+}
+
+/// Moves a smoothed time an eighth of the way to what was measured.
+fn smooth(smoothed: &mut Span, measured: Span) {
+    *smoothed = if *smoothed == Span::ZERO { measured } else { Span((smoothed.0 * 7 + measured.0) / 8) };
 }

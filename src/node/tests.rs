@@ -1,5 +1,6 @@
 //! The mesh in memory keeps its promises.
 
+mod batches;
 mod breach;
 mod loss;
 mod ring;

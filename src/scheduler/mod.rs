@@ -73,9 +73,9 @@ pub struct SchedulerConfig {
 pub struct Budget {
     /// Decode steps.
     pub decodes: usize,
-    /// Positions of prompts, if no decode step waits.
+    /// Positions of prompts, if there are no readers.
     pub positions: Position,
-    /// Positions of prompts beside decode steps.
+    /// Positions of prompts while there are readers.
     pub beside_decodes: Position,
 }
 
@@ -127,6 +127,16 @@ const DECODE_TURN: u64 = 1;
 /// Positions that a requester prefills in one turn (arbitrary; about a chunk).
 const PREFILL_TURN: u64 = 128;
 
+/// A batch waits for this part of its length for readers whose steps are on their way (arbitrary: little against what one
+/// more pass for a late step costs).
+const PATIENCE: u64 = 16;
+
+/// What is shorter is not waited for: timers of the house are no finer.
+const LEAST_PATIENCE: Span = Span::millis(1);
+
+/// The longest that a batch waits (arbitrary: steps that one peer sends together arrive within it).
+const MOST_PATIENCE: Span = Span::millis(4);
+
 /// The steps that wait for one engine.
 #[derive(Clone, Debug)]
 pub struct Scheduler {
@@ -135,12 +145,15 @@ pub struct Scheduler {
     prefill: Lane,
     /// In which lane the steps of each stage of a session wait, and how many.
     stages: BTreeMap<(SessionId, StageIndex), (Kind, usize)>,
+    /// Since when steps have waited without a break.
+    waiting_since: Option<Time>,
 }
 
 impl Scheduler {
     /// An empty queue.
     pub fn new(config: SchedulerConfig) -> Self {
-        Self { config, decode: Lane::new(DECODE_TURN), prefill: Lane::new(PREFILL_TURN), stages: BTreeMap::new() }
+        let (decode, prefill) = (Lane::new(DECODE_TURN), Lane::new(PREFILL_TURN));
+        Self { config, decode, prefill, stages: BTreeMap::new(), waiting_since: None }
     }
 
     /// Adds a step.
@@ -162,15 +175,34 @@ impl Scheduler {
             Kind::Decode => self.decode.push(item),
             Kind::Prefill => self.prefill.push(item),
         }
+        self.waiting_since.get_or_insert(item.enqueued);
         Ok(())
+    }
+
+    /// When the next batch is to be taken, if anything waits: at once if every reader's step does, else a moment after the
+    /// engine could have begun. A batch costs little more than its longest step, so steps that come one after another from
+    /// the same place go together.
+    ///
+    /// - `idle`: since when the engine has had nothing to do
+    /// - `pass`: how long a batch takes
+    /// - `readers`: stages whose next step is a decode step, or will be
+    pub fn due(&self, idle: Time, pass: Span, readers: usize) -> Option<Time> {
+        let from = idle.max(self.waiting_since?);
+        let patience = Span(pass.0 / PATIENCE).min(MOST_PATIENCE);
+        let gathers = self.decode.len() < readers && patience >= LEAST_PATIENCE;
+        Some(if gathers { from.after(patience) } else { from })
     }
 
     /// Takes the steps that go next, together. A step with more positions than there is room for is taken in pieces,
     /// of which the rest stays where it waits.
-    pub fn take_batch(&mut self, now: Time) -> Vec<Taken> {
+    ///
+    /// - `readers`: stages whose next step is a decode step, or will be; while there are any, prompts get less room, also when
+    ///   none waits at this very moment
+    pub fn take_batch(&mut self, readers: usize, now: Time) -> Vec<Taken> {
         let Budget { decodes, positions, beside_decodes } = self.config.budget;
-        let room = if self.decode.len() > 0 { beside_decodes } else { positions };
-        let mut batch = Batch { decodes, room, stages: BTreeSet::new() };
+        let room = if readers > 0 || self.decode.len() > 0 { beside_decodes } else { positions };
+        // A batch has room for something, or nothing would ever go.
+        let mut batch = Batch { decodes: decodes.max(1), room: room.max(Position(1)), stages: BTreeSet::new() };
         let mut taken = Vec::new();
         while let Some(piece) = self.decode.take(&batch).or_else(|| self.prefill.take(&batch)) {
             let Piece { item, whole } = piece;
@@ -180,13 +212,16 @@ impl Scheduler {
             }
             taken.push(Taken { item, waited: now.since(item.enqueued) });
         }
+        self.note_if_empty();
         taken
     }
 
     /// Takes out every step of a session, and says how many there were.
     pub fn remove(&mut self, session: SessionId) -> usize {
         self.stages.retain(|(of, _), _| *of != session);
-        self.decode.remove(session) + self.prefill.remove(session)
+        let removed = self.decode.remove(session) + self.prefill.remove(session);
+        self.note_if_empty();
+        removed
     }
 
     /// Whether a step of the stage waits, or the rest of one.
@@ -207,6 +242,12 @@ impl Scheduler {
     /// How many positions wait: with the time of one, how long a new step would.
     pub fn positions(&self) -> Position {
         self.decode.positions().plus(self.prefill.positions())
+    }
+
+    fn note_if_empty(&mut self) {
+        if self.is_empty() {
+            self.waiting_since = None;
+        }
     }
 
     fn forget(&mut self, stage: (SessionId, StageIndex)) {

@@ -28,7 +28,7 @@ fn drain(scheduler: &mut Scheduler) -> String {
         let session = key.session.as_bytes()[0];
         format!("{kind:?} of {} for {}, session {session} step {}\n", positions, requester.as_bytes()[0], key.step)
     };
-    let batches = std::iter::from_fn(|| Some(scheduler.take_batch(Time::ZERO)).filter(|batch| !batch.is_empty()));
+    let batches = std::iter::from_fn(|| Some(scheduler.take_batch(0, Time::ZERO)).filter(|batch| !batch.is_empty()));
     batches.map(|batch| batch.iter().map(name).collect::<String>()).collect::<Vec<_>>().join("---\n")
 }
 
@@ -114,7 +114,7 @@ fn long_chunks_and_short_ones_get_the_same_positions() {
 
     let mut served: BTreeMap<PeerKey, u32> = BTreeMap::new();
     while served.values().sum::<u32>() < 4_096 {
-        for taken in scheduler.take_batch(Time::ZERO) {
+        for taken in scheduler.take_batch(0, Time::ZERO) {
             *served.entry(taken.item.requester).or_default() += taken.item.positions.0;
         }
     }
@@ -155,7 +155,7 @@ fn waiting_is_counted_from_when_the_step_came() {
     let mut scheduler = Scheduler::new(SchedulerConfig::default());
     scheduler.push(Item { enqueued: Time(100), ..item(1, 1, Kind::Decode, 1, 0) }).unwrap();
 
-    let waited: Vec<Span> = scheduler.take_batch(Time(350)).into_iter().map(|taken| taken.waited).collect();
+    let waited: Vec<Span> = scheduler.take_batch(0, Time(350)).into_iter().map(|taken| taken.waited).collect();
     assert_eq!(waited, [Span(250)]);
     assert!(scheduler.is_empty());
 }
@@ -166,14 +166,45 @@ fn the_rest_of_a_cut_step_waits_in_its_place_until_it_is_taken_or_removed() {
     let (session, stage) = (SessionId::new([1; 16]), StageIndex(0));
     scheduler.push(item(1, 1, Kind::Prefill, 250, 0)).unwrap();
 
-    scheduler.take_batch(Time::ZERO);
+    scheduler.take_batch(0, Time::ZERO);
     assert!(scheduler.holds(session, stage));
     assert_eq!((scheduler.len(), scheduler.positions()), (1, Position(150)));
-    scheduler.take_batch(Time::ZERO);
+    scheduler.take_batch(0, Time::ZERO);
     assert_eq!(scheduler.remove(session), 1);
 
     assert!(!scheduler.holds(session, stage));
-    assert_eq!(scheduler.take_batch(Time::ZERO), []);
+    assert_eq!(scheduler.take_batch(0, Time::ZERO), []);
+}
+
+#[test]
+fn prompts_get_less_of_a_batch_also_while_a_reader_is_between_two_steps() {
+    let mut scheduler = Scheduler::new(budget(8, 512, 64));
+    scheduler.push(item(1, 1, Kind::Prefill, 300, 0)).unwrap();
+
+    let positions: Vec<Position> =
+        scheduler.take_batch(1, Time::ZERO).into_iter().map(|taken| taken.item.positions).collect();
+
+    assert_eq!(positions, [Position(64)]);
+}
+
+#[test]
+fn a_batch_waits_a_moment_for_readers_and_not_if_all_are_there() {
+    let mut scheduler = Scheduler::new(SchedulerConfig::default());
+    let (idle, pass) = (Time(1_000), Span::millis(32));
+    assert_eq!(scheduler.due(idle, pass, 2), None);
+
+    scheduler.push(Item { enqueued: Time(5_000), ..item(1, 1, Kind::Decode, 1, 0) }).unwrap();
+    assert_eq!(scheduler.due(idle, pass, 1), Some(Time(5_000)));
+    assert_eq!(scheduler.due(idle, pass, 2), Some(Time(7_000)));
+    assert_eq!(scheduler.due(Time(6_000), pass, 2), Some(Time(8_000)));
+    // Not for long, and not for less than a timer can tell.
+    assert_eq!(scheduler.due(idle, Span::seconds(1), 2), Some(Time(9_000)));
+    assert_eq!(scheduler.due(idle, Span::millis(15), 2), Some(Time(5_000)));
+    scheduler.push(Item { enqueued: Time(5_500), ..item(1, 2, Kind::Decode, 1, 0) }).unwrap();
+    assert_eq!(scheduler.due(idle, pass, 2), Some(Time(5_000)));
+
+    scheduler.take_batch(2, Time(6_000));
+    assert_eq!(scheduler.due(idle, pass, 2), None);
 }
 
 /// What happens to a queue.
@@ -217,7 +248,7 @@ proptest! {
                     }
                 }
                 Deed::TakeBatch => {
-                    let batch = scheduler.take_batch(Time::ZERO);
+                    let batch = scheduler.take_batch(0, Time::ZERO);
                     prop_assert_eq!(batch.is_empty(), model.is_empty());
                     let (mut stages, mut decoded, mut prefilled) = (BTreeSet::new(), 0, 0);
                     for Taken { item: taken, .. } in batch {
@@ -273,7 +304,7 @@ proptest! {
         let batches = (u64::from(crowd) + 1) * rounds * (PREFILL_TURN + 512).div_ceil(32);
         let mut left = positions;
         for step in 0..batches {
-            let batch = scheduler.take_batch(Time::ZERO);
+            let batch = scheduler.take_batch(0, Time::ZERO);
             let own = batch.iter().filter(|taken| taken.item.requester == PeerKey::new([99; 32]));
             left -= own.map(|taken| taken.item.positions.0).sum::<u32>();
             if left == 0 {

@@ -25,7 +25,6 @@
 //! no bit on how positions are cut into tasks. Up to four rows (a row is one query head at one position) pass over a page of
 //! the cache together, with their sums in registers. Many rows first widen a page to f32, few read the halves as they are.
 
-use crate::amounts::Bytes;
 use crate::engine::canonical::cache::BlockCache;
 use crate::engine::canonical::cache::PAGE;
 use crate::engine::canonical::cache::Rows;
@@ -45,9 +44,6 @@ const BLOCK: usize = 512;
 /// Rows that use the halves as they are; more are worth widening them first (measured roughly; not critical).
 const FEW_ROWS: usize = 8;
 
-/// Rows of a task that has many: as many as make widening a page cheap, and as few as keep their scores near (measured roughly).
-const ROWS_OF_A_TASK: usize = 64;
-
 /// Attention of some query positions over one key/value head.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::engine) struct Task<'a> {
@@ -61,11 +57,6 @@ pub(in crate::engine) struct Task<'a> {
     pub(in crate::engine) first: usize,
     /// One row per position, which begins with the `group × dim` rotated elements of this task's heads.
     pub(in crate::engine) queries: Rows<'a>,
-}
-
-/// How many positions of a prompt a task should have; a matter of speed alone.
-pub(in crate::engine) fn positions_of_a_task(group: usize) -> usize {
-    (ROWS_OF_A_TASK / group.max(1)).max(1)
 }
 
 /// Computes a task. Returns `[positions, group × dim]`, which lies in `scratch` until it is used again.
@@ -115,13 +106,6 @@ impl Scratch {
         grow(&mut self.totals, rows * vectors, [0.0; LANES]);
         grow(&mut self.factors, rows, 0.0);
         grow(&mut self.out, rows * dim, 0.0);
-    }
-
-    /// Bytes held.
-    pub(in crate::engine) fn bytes(&self) -> Bytes {
-        let numbers = self.queries.len() + self.scores.len() + self.factors.len() + self.out.len();
-        let vectors = self.wide.len() + self.sums.len() + self.totals.len();
-        Bytes((4 * (numbers + LANES * vectors)) as u64)
     }
 
     fn prepare(&mut self, plan: &Plan, task: &Task<'_>) {

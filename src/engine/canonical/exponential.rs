@@ -55,9 +55,13 @@ pub enum Gate {
 
 kernels! {
     /// `gate ← function(gate) × up`, element by element.
-    pub(in crate::engine) fn gate_in_place(function: Gate, gate: &mut [f32], up: &[f32]) = gate_body;
+    pub fn gate_in_place(function: Gate, gate: &mut [f32], up: &[f32]) = gate_body;
+}
+
+#[cfg(test)]
+kernels! {
     /// `exp` of each element in place.
-    pub(in crate::engine) fn exponentiate(values: &mut [f32]) = exponentiate_body;
+    pub(super) fn exponentiate(values: &mut [f32]) = exponentiate_body;
 }
 
 /// `exp` as the module's docs say it.
@@ -95,6 +99,7 @@ fn gate_rows<S: Simd, const GELU: bool>(s: S, gate: &mut [f32], up: &[f32]) {
     }
 }
 
+#[cfg(test)]
 #[inline(always)]
 fn exponentiate_body<S: Simd>(s: S, values: &mut [f32]) {
     for part in values.chunks_mut(LANES) {

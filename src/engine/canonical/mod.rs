@@ -43,7 +43,7 @@
 mod amx;
 pub(in crate::engine) mod attention;
 pub(in crate::engine) mod cache;
-pub(in crate::engine) mod exponential;
+pub mod exponential;
 mod formats;
 mod fused;
 mod half;

@@ -53,11 +53,6 @@ impl Packed {
         self.format
     }
 
-    /// Groups of rows: what work is cut into.
-    pub(in crate::engine) fn groups(&self) -> usize {
-        self.rows.div_ceil(LANES)
-    }
-
     /// How inputs must be rounded.
     pub(in crate::engine) fn rounding(&self) -> Rounding {
         with_format!(self.format, F => F::ROUNDING)

@@ -115,7 +115,6 @@ pub(super) trait Simd: Copy {
     fn load_ints(self, from: &[i32; LANES]) -> Self::I;
     fn store_ints(self, value: Self::I, to: &mut [i32; LANES]);
     fn add_ints(self, a: Self::I, b: Self::I) -> Self::I;
-    fn sub_ints(self, a: Self::I, b: Self::I) -> Self::I;
     /// The lower 32 bits of the products.
     fn mul_ints(self, a: Self::I, b: Self::I) -> Self::I;
     /// The larger, as signed.
@@ -129,7 +128,6 @@ pub(super) trait Simd: Copy {
     /// Nearest even, where 24 bits are too few.
     fn float(self, value: Self::I) -> Self::F;
     fn bits(self, value: Self::F) -> Self::I;
-    fn from_bits(self, value: Self::I) -> Self::F;
     /// Sign-extended bytes.
     fn load_signed(self, from: &[u8; LANES]) -> Self::I;
     /// Zero-extended bytes.
@@ -349,11 +347,6 @@ impl Simd for Plain {
     }
 
     #[inline(always)]
-    fn sub_ints(self, a: Self::I, b: Self::I) -> Self::I {
-        each(a, b, i32::wrapping_sub)
-    }
-
-    #[inline(always)]
     fn mul_ints(self, a: Self::I, b: Self::I) -> Self::I {
         each(a, b, i32::wrapping_mul)
     }
@@ -391,11 +384,6 @@ impl Simd for Plain {
     #[inline(always)]
     fn bits(self, value: Self::F) -> Self::I {
         value.map(|value| value.to_bits() as i32)
-    }
-
-    #[inline(always)]
-    fn from_bits(self, value: Self::I) -> Self::F {
-        value.map(|value| f32::from_bits(value as u32))
     }
 
     #[inline(always)]

@@ -49,7 +49,6 @@ fn perform<S: Simd>(s: S, arguments: &Arguments, results: &mut Results) {
         s.splat(s.sum(a)),
         s.scale(s.load(near), s.float(s.round(s.load(small)))),
         s.swap_pairs(a),
-        s.from_bits(s.bits(a)),
     ];
     for value in floats {
         let mut lanes = [0.0; LANES];
@@ -84,7 +83,6 @@ fn perform<S: Simd>(s: S, arguments: &Arguments, results: &mut Results) {
     let ints = [
         y,
         s.add_ints(x, y),
-        s.sub_ints(x, y),
         s.mul_ints(x, y),
         s.max_ints(x, y),
         s.shift_left::<7>(x),

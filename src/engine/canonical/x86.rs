@@ -200,12 +200,6 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    fn sub_ints(self, a: Self::I, b: Self::I) -> Self::I {
-        // SAFETY: as said at the implementation.
-        unsafe { [_mm256_sub_epi32(a[0], b[0]), _mm256_sub_epi32(a[1], b[1])] }
-    }
-
-    #[inline(always)]
     fn mul_ints(self, a: Self::I, b: Self::I) -> Self::I {
         // SAFETY: as said at the implementation.
         unsafe { [_mm256_mullo_epi32(a[0], b[0]), _mm256_mullo_epi32(a[1], b[1])] }
@@ -257,12 +251,6 @@ impl Simd for Avx2 {
     fn bits(self, value: Self::F) -> Self::I {
         // SAFETY: as said at the implementation.
         unsafe { [_mm256_castps_si256(value[0]), _mm256_castps_si256(value[1])] }
-    }
-
-    #[inline(always)]
-    fn from_bits(self, value: Self::I) -> Self::F {
-        // SAFETY: as said at the implementation.
-        unsafe { [_mm256_castsi256_ps(value[0]), _mm256_castsi256_ps(value[1])] }
     }
 
     #[inline(always)]
@@ -563,12 +551,6 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
     }
 
     #[inline(always)]
-    fn sub_ints(self, a: Self::I, b: Self::I) -> Self::I {
-        // SAFETY: as said at the implementation.
-        unsafe { _mm512_sub_epi32(a, b) }
-    }
-
-    #[inline(always)]
     fn mul_ints(self, a: Self::I, b: Self::I) -> Self::I {
         // SAFETY: as said at the implementation.
         unsafe { _mm512_mullo_epi32(a, b) }
@@ -614,12 +596,6 @@ impl<const VNNI: bool> Simd for Avx512<VNNI> {
     fn bits(self, value: Self::F) -> Self::I {
         // SAFETY: as said at the implementation.
         unsafe { _mm512_castps_si512(value) }
-    }
-
-    #[inline(always)]
-    fn from_bits(self, value: Self::I) -> Self::F {
-        // SAFETY: as said at the implementation.
-        unsafe { _mm512_castsi512_ps(value) }
     }
 
     #[inline(always)]

@@ -46,7 +46,7 @@ impl Pool {
         work: usize,
         task: impl Fn(usize, Tile<'_, T>) + Sync,
     ) {
-        self.each_tile(grids, &mut [(); 0], work, &|_, grid, tile| task(grid, tile));
+        self.each_tile(grids, &mut [(); 0], work, |_, grid, tile| task(grid, tile));
     }
 
     /// Does `task(own, grid, tile)` for every tile of every grid.
@@ -64,7 +64,7 @@ impl Pool {
         task: impl Fn(&mut S, usize, Tile<'_, T>) + Sync,
     ) {
         assert!(owns.len() >= self.threads(), "every thread has something of its own");
-        self.each_tile(grids, owns, work, &|own, grid, tile| {
+        self.each_tile(grids, owns, work, |own, grid, tile| {
             let Some(mut own) = own else { return };
             // SAFETY: `each_tile` gives each thread the pointer to its own element, and no thread does two tasks at a time.
             task(unsafe { own.as_mut() }, grid, tile);
@@ -76,7 +76,7 @@ impl Pool {
         grids: &mut [Grid<'_, T>],
         owns: &mut [S],
         work: usize,
-        task: &(dyn Fn(Option<NonNull<S>>, usize, Tile<'_, T>) + Sync),
+        task: impl Fn(Option<NonNull<S>>, usize, Tile<'_, T>) + Sync,
     ) {
         let tasks = grids.iter().map(Grid::tiles).sum();
         let (grids, owns) = (Given(grids), Own { first: NonNull::from(&mut *owns).cast::<S>(), count: owns.len() });

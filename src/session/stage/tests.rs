@@ -214,6 +214,45 @@ fn cuts_of_the_prompt_do_not_depend_on_how_it_was_fed() {
 }
 
 #[test]
+fn the_driver_gives_as_much_as_is_asked_for() {
+    let mut driver = running(0);
+    driver.on_control(feed(0, 130, LastFeed::Yes), T0);
+
+    let tokens = |step: TakenStep| match step.input {
+        StepInput::Tokens(tokens) => (step.first.0, tokens.len()),
+        StepInput::Hidden(..) => panic!("the driver computes from tokens"),
+    };
+    assert_eq!(tokens(driver.take(Position(50)).unwrap().0), (0, 50));
+    assert_eq!(driver.waiting().map(|waiting| waiting.positions), Some(Position(78)));
+    assert_eq!(tokens(driver.take(ALL).unwrap().0), (50, 78));
+}
+
+#[test]
+fn a_frame_taken_in_pieces_is_acknowledged_with_the_last_and_passed_on_in_pieces() {
+    let mut leased = running(1);
+    leased.on_forward(frame(FrameHeader { sample: Sample::LastRow, ..header(0, 0, 8) }));
+    let rows = |step: &TakenStep| match &step.input {
+        StepInput::Hidden(payload, _) => (step.first.0, payload.len() / (WIDTH as usize * 4)),
+        StepInput::Tokens(_) => panic!("the stage computes from hidden states"),
+    };
+
+    let (first, effects) = leased.take(Position(5)).unwrap();
+    assert_eq!((rows(&first), effects), ((0, 5), Vec::new()));
+    let (rest, effects) = leased.take(Position(5)).unwrap();
+    assert_eq!(rows(&rest), (5, 3));
+    assert_eq!(effects, [Effect::Send(UP, Outgoing::Back(HopBack::Taken(Step(0))))]);
+
+    let sent = [Position(5), Position(8)].map(|end| {
+        let effects = leased.on_stepped(end, StepOutput::Hidden(bytes::Bytes::new()), Span(1));
+        let [Effect::Send(HOP, Outgoing::Forward(HopForward::Frame(frame)))] = effects.as_slice() else {
+            panic!("expected a frame, got {effects:?}");
+        };
+        (frame.header.step, frame.header.first.0, frame.header.count, frame.header.sample)
+    });
+    assert_eq!(sent, [(Step(0), 0, 5, Sample::No), (Step(1), 5, 3, Sample::LastRow)]);
+}
+
+#[test]
 fn no_step_is_begun_whose_outcome_cannot_be_sent() {
     let mut driver = running(0);
     driver.on_control(feed(0, 400, LastFeed::No), T0);
