@@ -224,6 +224,12 @@ impl SessionState {
         self.caches.iter().map(BlockCache::bytes).sum()
     }
 
+    /// The hash (blake3) of the keys and values of each block, ascending: those of a session that was rebuilt from its tokens
+    /// equal those of the lost one.
+    pub fn cache_hashes(&self) -> Vec<[u8; 32]> {
+        self.caches.iter().map(|cache| cache.hash(self.length.0 as usize)).collect()
+    }
+
     /// The keys and values of block `index` of the range.
     pub(super) fn cache(&mut self, index: usize) -> &mut BlockCache {
         &mut self.caches[index]

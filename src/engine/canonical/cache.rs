@@ -72,6 +72,23 @@ impl BlockCache {
         self.pages.iter().map(|page| Bytes(size_of_val(page.halves()) as u64)).sum()
     }
 
+    /// The hash (blake3) of the keys and values of the first `length` positions: of each position and head its key, then its value,
+    /// as little-endian halves. It does not depend on how the cache is laid out.
+    pub(in crate::engine) fn hash(&self, length: usize) -> [u8; 32] {
+        let mut hasher = blake3::Hasher::new();
+        for position in 0..length {
+            let (page, at) = (position / PAGE, position % PAGE);
+            for head in 0..self.heads {
+                let tile = &self.keys(page, head)[at / TILE * self.dim..][..self.dim];
+                let values = &self.values(page, head)[at * self.dim..][..self.dim];
+                for half in tile.iter().map(|lanes| &lanes[at % TILE]).chain(values) {
+                    hasher.update(&half.to_le_bytes());
+                }
+            }
+        }
+        hasher.finalize().into()
+    }
+
     /// Elements of a head.
     pub(in crate::engine) fn dim(&self) -> usize {
         self.dim
