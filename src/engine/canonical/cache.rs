@@ -194,7 +194,9 @@ mod tests {
                 let (keys, values) = (rows(1.0), rows(-1.0));
                 let mut cache = BlockCache::new(heads, dim, 70);
 
-                let part = |all: &[f32], positions: std::ops::Range<usize>| all[positions.start * (width + 3)..positions.end * (width + 3)].to_vec();
+                let part = |all: &[f32], positions: std::ops::Range<usize>| {
+                    all[positions.start * (width + 3)..positions.end * (width + 3)].to_vec()
+                };
                 for positions in [0..13, 13..66, 66..70] {
                     let (keys, values) = (part(&keys, positions.clone()), part(&values, positions.clone()));
                     let view = |elements| Rows { elements, stride: width + 3 };

@@ -134,6 +134,16 @@ fn attention_follows_its_rule_with_extreme_numbers() {
 }
 
 #[test]
+fn another_order_or_rounding_is_seen() {
+    let session = Session::new(1, 64, 1, 600, Extremes::None);
+    let got = session.attend(InstructionSet::best(), 0, 599, 1, &mut Scratch::default());
+
+    assert_eq!(bits(&got), bits(&session.expected_by(599, 0, 0, f32::mul_add, 512)));
+    assert_ne!(bits(&got), bits(&session.expected_by(599, 0, 0, |a, b, c| a * b + c, 512)));
+    assert_ne!(bits(&got), bits(&session.expected_by(599, 0, 0, f32::mul_add, 256)));
+}
+
+#[test]
 fn a_prompt_cut_anywhere_gives_the_same_bits() {
     let session = Session::new(2, 32, 3, 200, Extremes::None);
     let mut scratch = Scratch::default();
@@ -239,7 +249,8 @@ fn bits(values: &[f32]) -> Vec<u32> {
 }
 
 fn any_float() -> impl Strategy<Value = f32> {
-    let special = [0.0, -0.0, f32::MAX, f32::MIN, f32::INFINITY, f32::NEG_INFINITY, f32::NAN, 1e-45, 88.722_84, -103.97];
+    let special =
+        [0.0, -0.0, f32::MAX, f32::MIN, f32::INFINITY, f32::NEG_INFINITY, f32::NAN, 1e-45, 88.722_84, -103.97];
     prop_oneof![
         8 => -20.0..20.0_f32,
         2 => -110.0..95.0_f32,
@@ -325,12 +336,8 @@ fn rotated(rows: &[f32], rope: &Rope, first: usize, stride: usize, heads: usize,
 }
 
 fn scalings() -> [(RopeScaling, Option<Vec<f32>>); 4] {
-    let llama = RopeScaling::Llama3 {
-        factor: 8.0,
-        low_freq_factor: 1.0,
-        high_freq_factor: 4.0,
-        original_context: 8_192,
-    };
+    let llama =
+        RopeScaling::Llama3 { factor: 8.0, low_freq_factor: 1.0, high_freq_factor: 4.0, original_context: 8_192 };
     let divisors = (0..32).map(|pair| 1.0 + pair as f32 / 4.0).collect();
     [
         (RopeScaling::None, None),
@@ -419,13 +426,25 @@ impl Session {
     }
 
     fn expected(&self, position: usize, head: usize, member: usize) -> Vec<f32> {
+        self.expected_by(position, head, member, f32::mul_add, 512)
+    }
+
+    /// - `fused`: a × b + c; `block`: positions over which sums run
+    fn expected_by(
+        &self,
+        position: usize,
+        head: usize,
+        member: usize,
+        fused: fn(f32, f32, f32) -> f32,
+        block: usize,
+    ) -> Vec<f32> {
         let (dim, width) = (self.dim, self.heads * self.dim);
         let half = |value: f32| f16::from_f32(value.clamp(-65_504.0, 65_504.0)).to_f32();
         let element = |rows: &[f32], p: usize, d: usize| half(rows[p * width + head * dim + d]);
         let query = &self.queries[position * width * self.group + (head * self.group + member) * dim..][..dim];
 
         let score = |p: usize| {
-            let sum = (0..dim).fold(0.0_f32, |sum, d| query[d].mul_add(element(&self.keys, p, d), sum));
+            let sum = (0..dim).fold(0.0_f32, |sum, d| fused(query[d], element(&self.keys, p, d), sum));
             sum * (1.0 / (dim as f32).sqrt())
         };
         let scores: Vec<f32> = (0..=position).map(score).collect();
@@ -433,14 +452,14 @@ impl Session {
         let weights: Vec<f32> = scores.iter().map(|score| exp(score - largest)).collect();
         let mut denominator = 0.0;
         let mut totals = vec![0.0; dim];
-        for (block, weights) in weights.chunks(512).enumerate() {
+        for (index, weights) in weights.chunks(block).enumerate() {
             let mut lanes = [0.0; 16];
             weights.iter().enumerate().for_each(|(p, weight)| lanes[p % 16] += weight);
             denominator += tree(lanes);
             for (d, total) in totals.iter_mut().enumerate() {
                 let weighted = weights.iter().enumerate();
                 *total += weighted
-                    .fold(0.0_f32, |sum, (p, weight)| weight.mul_add(element(&self.values, block * 512 + p, d), sum));
+                    .fold(0.0_f32, |sum, (p, weight)| fused(*weight, element(&self.values, index * block + p, d), sum));
             }
         }
         totals.iter().map(|total| total * (1.0 / denominator)).collect()
