@@ -339,8 +339,8 @@ fn score_tiles<S: Simd, E: Element, const R: usize, const T: usize>(
     for d in 0..dim {
         if E::STREAMED && d % 2 == 0 {
             // Two tile rows are one cache line.
-            for tile in 0..T {
-                s.prefetch_at(&next[tile][d]);
+            for tile in next {
+                s.prefetch_at(&tile[d]);
             }
         }
         let mut keys = [s.splat(0.0); T];
