@@ -319,11 +319,12 @@ fn score_tiles<S: Simd, E: Element, const R: usize, const T: usize>(
     let queries: [&[f32]; R] = std::array::from_fn(|r| &queries[r][..dim]);
     let tiles: [&[[E; LANES]]; T] = std::array::from_fn(|tile| &keys[tile * dim..][..dim]);
     let mut sums = [[s.splat(0.0); T]; R];
-    for (d, ahead) in ahead[..T * dim].chunks_exact(T).enumerate() {
-        if E::STREAMED {
+    let next: [&[[E; LANES]]; T] = std::array::from_fn(|tile| &ahead[tile * dim..][..dim]);
+    for d in 0..dim {
+        if E::STREAMED && d % 2 == 0 {
             // Two tile rows are one cache line.
-            for at in ahead.iter().step_by(2) {
-                s.prefetch_at(at);
+            for tile in next {
+                s.prefetch_at(&tile[d]);
             }
         }
         let mut keys = [s.splat(0.0); T];

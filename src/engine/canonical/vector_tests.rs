@@ -134,6 +134,16 @@ fn attention_follows_its_rule_with_extreme_numbers() {
 }
 
 #[test]
+fn another_order_or_rounding_is_seen() {
+    let session = Session::new(1, 64, 1, 600, Extremes::None);
+    let got = session.attend(InstructionSet::best(), 0, 599, 1, &mut Scratch::default());
+
+    assert_eq!(bits(&got), bits(&session.expected_by(599, 0, 0, f32::mul_add, 512)));
+    assert_ne!(bits(&got), bits(&session.expected_by(599, 0, 0, |a, b, c| a * b + c, 512)));
+    assert_ne!(bits(&got), bits(&session.expected_by(599, 0, 0, f32::mul_add, 256)));
+}
+
+#[test]
 fn a_prompt_cut_anywhere_gives_the_same_bits() {
     let session = Session::new(2, 32, 3, 200, Extremes::None);
     let mut scratch = Scratch::default();
@@ -416,13 +426,25 @@ impl Session {
     }
 
     fn expected(&self, position: usize, head: usize, member: usize) -> Vec<f32> {
+        self.expected_by(position, head, member, f32::mul_add, 512)
+    }
+
+    /// - `fused`: a × b + c; `block`: positions over which sums run
+    fn expected_by(
+        &self,
+        position: usize,
+        head: usize,
+        member: usize,
+        fused: fn(f32, f32, f32) -> f32,
+        block: usize,
+    ) -> Vec<f32> {
         let (dim, width) = (self.dim, self.heads * self.dim);
         let half = |value: f32| f16::from_f32(value.clamp(-65_504.0, 65_504.0)).to_f32();
         let element = |rows: &[f32], p: usize, d: usize| half(rows[p * width + head * dim + d]);
         let query = &self.queries[position * width * self.group + (head * self.group + member) * dim..][..dim];
 
         let score = |p: usize| {
-            let sum = (0..dim).fold(0.0_f32, |sum, d| query[d].mul_add(element(&self.keys, p, d), sum));
+            let sum = (0..dim).fold(0.0_f32, |sum, d| fused(query[d], element(&self.keys, p, d), sum));
             sum * (1.0 / (dim as f32).sqrt())
         };
         let scores: Vec<f32> = (0..=position).map(score).collect();
@@ -430,14 +452,14 @@ impl Session {
         let weights: Vec<f32> = scores.iter().map(|score| exp(score - largest)).collect();
         let mut denominator = 0.0;
         let mut totals = vec![0.0; dim];
-        for (block, weights) in weights.chunks(512).enumerate() {
+        for (index, weights) in weights.chunks(block).enumerate() {
             let mut lanes = [0.0; 16];
             weights.iter().enumerate().for_each(|(p, weight)| lanes[p % 16] += weight);
             denominator += tree(lanes);
             for (d, total) in totals.iter_mut().enumerate() {
                 let weighted = weights.iter().enumerate();
                 *total += weighted
-                    .fold(0.0_f32, |sum, (p, weight)| weight.mul_add(element(&self.values, block * 512 + p, d), sum));
+                    .fold(0.0_f32, |sum, (p, weight)| fused(*weight, element(&self.values, index * block + p, d), sum));
             }
         }
         totals.iter().map(|total| total * (1.0 / denominator)).collect()
