@@ -108,6 +108,13 @@ impl Scratch {
         grow(&mut self.out, rows * dim, 0.0);
     }
 
+    /// Numbers held.
+    #[cfg(test)]
+    pub(super) fn size(&self) -> usize {
+        let numbers = self.queries.len() + self.scores.len() + self.factors.len() + self.out.len();
+        numbers + LANES * (self.wide.len() + self.sums.len() + self.totals.len())
+    }
+
     fn prepare(&mut self, plan: &Plan, task: &Task<'_>) {
         let width = plan.group * plan.dim;
         self.reserve(plan.rows, plan.dim, plan.first + plan.rows / plan.group);

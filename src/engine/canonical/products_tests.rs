@@ -5,11 +5,74 @@ use proptest::prelude::*;
 use crate::engine::canonical::packed::Packed;
 use crate::engine::canonical::products::multiply;
 use crate::engine::canonical::reference;
+use crate::engine::canonical::reference::Breach;
+use crate::engine::canonical::round::Rounding;
 use crate::engine::canonical::round::round;
 use crate::engine::canonical::simd::InstructionSet;
 use crate::engine::pool::Grid;
 use crate::engine::pool::Pool;
 use crate::shape::WeightFormat;
+
+#[test]
+fn products_and_rounding_are_frozen() {
+    let traces: Vec<String> = available().map(golden).collect();
+
+    for trace in &traces {
+        assert_eq!(trace, &traces[0]);
+    }
+    expect_test::expect![[r#"
+        F32 ba1b10c97ca8d51cb2b4ed73a9e9c424
+        F16 c593a02d52c08c7f0378de0af8d8dec2
+        Q4_0 4881ad9f5d5046df670c340d0777b81e
+        Q4_1 38ac9805a288421cc88c95156e1622a9
+        Q5_0 e57884f05b3534b112ccbcb93c15008e
+        Q5_1 b9d7c3b3b3c5f19f19c65f8a12726611
+        Q8_0 061c45177272d5eb025f8b3f33d60972
+        Q4_K 674de73cc99676a01d6fbfbf0034a48e
+        Q5_K bf4cc7c24b368220e338185c7b9c3eb2
+        Q6_K a6c6708d16295862919e8fb6e15419ac
+        BF16 96ae8a06b7f23b5b19707a09a4a0ceb1
+        Small daa0b3b26f5d2851b21513dc9382822b
+        Large 417b63102256cab138816987241dc76d"#]]
+    .assert_eq(&traces[0]);
+}
+
+#[test]
+fn another_rule_is_seen() {
+    let case = Case::fixed(WeightFormat::Q8_0);
+    let expected = expected(&case);
+    let row_bytes = case.weights.len() / case.rows;
+
+    for breach in [Breach::Unfused, Breach::Reversed, Breach::OtherScales] {
+        let inputs = case.inputs.chunks_exact(case.columns);
+        let wrong = inputs.flat_map(|input| {
+            case.weights.chunks_exact(row_bytes).map(|row| reference::wrong_product(breach, row, input))
+        });
+        let changed = bits(wrong.collect()).iter().zip(&expected).filter(|(wrong, right)| wrong != right).count();
+        // Most change: with 2,048 columns, 64 roundings have their chance.
+        assert!(changed > expected.len() / 2, "{breach:?}: {changed} of {}", expected.len());
+    }
+}
+
+/// The hashes of products and of rounded inputs, on fixed noise.
+fn golden(set: InstructionSet) -> String {
+    let hash = |words: &[u32]| blake3::hash(bytemuck::cast_slice(words)).to_hex()[..32].to_owned();
+    let mut lines = Vec::new();
+    for format in WeightFormat::ALL {
+        lines.push(format!("{format} {}", hash(&all_products(set, &Case::fixed(*format)))));
+    }
+    let input = Case::fixed(WeightFormat::Q4K).inputs;
+    for rounding in [Rounding::Small, Rounding::Large] {
+        let mut words = vec![0; input.len() / 2048 * rounding.row_words(2048)];
+        round(set, rounding, 2048, &input, &mut words);
+        lines.push(format!("{rounding:?} {}", hash(bytemuck::cast_slice(&words))));
+    }
+    lines.join("\n")
+}
+
+fn available() -> impl Iterator<Item = InstructionSet> {
+    InstructionSet::ALL.into_iter().filter(|set| set.is_available())
+}
 
 #[derive(Clone, Debug)]
 struct Case {
@@ -18,6 +81,24 @@ struct Case {
     columns: usize,
     weights: Vec<u8>,
     inputs: Vec<f32>,
+}
+
+impl Case {
+    /// 40 rows of 2,048 columns and 33 inputs of fixed noise.
+    fn fixed(format: WeightFormat) -> Self {
+        // Knuth's MMIX generator (TAOCP vol. 2, §3.3.4).
+        let mut state = 1_u64;
+        let mut next = move || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 40) as u32
+        };
+        let (rows, columns, inputs) = (40, 2048, 33);
+        let bytes = format.bytes(rows * columns).unwrap().0;
+        // Without this bit no half, and no float, is infinite or not a number.
+        let weights = (0..bytes).map(|_| next() as u8 & 0xbf).collect();
+        let inputs = (0..inputs * columns).map(|_| next() as f32 / (1 << 22) as f32 - 2.0).collect();
+        Self { format, rows: rows as usize, columns: columns as usize, weights, inputs }
+    }
 }
 
 fn all_products(set: InstructionSet, case: &Case) -> Vec<u32> {
@@ -84,7 +165,7 @@ proptest! {
     #[test]
     fn every_instruction_set_equals_the_reference(case in cases()) {
         let expected = expected(&case);
-        for set in InstructionSet::ALL.into_iter().filter(|set| set.is_available()) {
+        for set in available() {
             prop_assert_eq!(&all_products(set, &case), &expected, "{}", set.name());
         }
     }

@@ -31,6 +31,35 @@ fn dot(quants: &[i32], codes: &[i32]) -> i32 {
     quants.iter().zip(codes).map(|(quant, code)| quant * code).sum()
 }
 
+/// Rules that are not the specification's: what a test must see to differ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Breach {
+    /// Multiply, round, add, round.
+    Unfused,
+    /// The last block first.
+    Reversed,
+    /// `(dot × scale of weights) × scale of input`.
+    OtherScales,
+}
+
+/// The product of a row of `Q8_0` with one of input, by a wrong rule.
+pub(super) fn wrong_product(breach: Breach, row: &[u8], input: &[f32]) -> f32 {
+    let mut blocks: Vec<(&[u8], &[f32])> = row.chunks_exact(34).zip(input.chunks_exact(32)).collect();
+    if breach == Breach::Reversed {
+        blocks.reverse();
+    }
+    blocks.into_iter().fold(0.0, |sum, (stored, input)| {
+        let input = round(input);
+        let quants: Vec<i32> = stored[2..].iter().map(|quant| i32::from(*quant as i8)).collect();
+        let (dot, scale) = (dot(&quants, &input.codes) as f32, half(stored, 0));
+        match breach {
+            Breach::Unfused => dot * (scale * input.scale) + sum,
+            Breach::Reversed => fused(dot, scale * input.scale, sum),
+            Breach::OtherScales => fused(dot * scale, input.scale, sum),
+        }
+    })
+}
+
 /// The product of one row of weights, as stored, with one row of input.
 pub(super) fn product(format: WeightFormat, row: &[u8], input: &[f32]) -> f32 {
     let block = format.block_elements() as usize;
