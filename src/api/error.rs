@@ -147,6 +147,7 @@ impl From<GenerateFailure> for ApiError {
             }
             GenerateFailure::Declined { retry_after, .. } => Self::unavailable("declined", message, retry_after),
             GenerateFailure::Unreachable { .. } => Self::unavailable("unreachable", message, None),
+            GenerateFailure::HopFailed { .. } => Self::unavailable("hop_failed", message, None),
             GenerateFailure::StageLost { .. } => Self::new(StatusCode::BAD_GATEWAY, "stage_lost", message),
             GenerateFailure::StageFailed { .. } => Self::new(StatusCode::BAD_GATEWAY, "stage_failed", message),
             GenerateFailure::Misbehaved { .. } => Self::new(StatusCode::BAD_GATEWAY, "stage_misbehaved", message),
