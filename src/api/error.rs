@@ -11,6 +11,7 @@ use serde_json::json;
 
 use crate::amounts::Span;
 use crate::daemon::handle::GenerateError;
+use crate::daemon::handle::InviteError;
 use crate::daemon::handle::Stopped;
 use crate::node::io::GenerateFailure;
 
@@ -108,6 +109,15 @@ impl IntoResponse for ApiError {
 impl From<Stopped> for ApiError {
     fn from(stopped: Stopped) -> Self {
         Self::unavailable("stopped", stopped.to_string(), None)
+    }
+}
+
+impl From<InviteError> for ApiError {
+    fn from(error: InviteError) -> Self {
+        match error {
+            InviteError::Bad(_) => Self::new(StatusCode::INTERNAL_SERVER_ERROR, "no_invite", error.to_string()),
+            InviteError::Stopped => Self::from(Stopped),
+        }
     }
 }
 
