@@ -43,10 +43,7 @@ impl Task {
         #[expect(clippy::wildcard_enum_match_arm, reason = "libp2p's enum is open")]
         match event {
             SwarmEvent::Behaviour(event) => self.on_behaviour(event),
-            SwarmEvent::NewListenAddr { address, .. } => {
-                tracing::info!(%address, "listening");
-                self.tell(MeshEvent::Listening(address.to_string()));
-            }
+            SwarmEvent::NewListenAddr { address, .. } => self.tell(MeshEvent::Listening(address.to_string())),
             SwarmEvent::ConnectionEstablished { peer_id, connection_id, endpoint, concurrent_dial_errors, .. } => {
                 let failed = concurrent_dial_errors.into_iter().flatten().map(|(address, _)| address);
                 self.drop_addresses(peer_id, failed.collect());
@@ -194,7 +191,6 @@ impl Task {
             return;
         }
         if self.confirmed.insert(address.clone()) {
-            tracing::info!(%address, "another peer reached this one");
             let members: Vec<_> = self.neighbours.members().collect();
             self.swarm.behaviour_mut().identify.push(members);
             self.tell(MeshEvent::AddressConfirmed(address.to_string()));
