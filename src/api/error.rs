@@ -11,6 +11,7 @@ use serde_json::json;
 
 use crate::amounts::Span;
 use crate::daemon::handle::GenerateError;
+use crate::daemon::handle::InviteError;
 use crate::daemon::handle::Stopped;
 use crate::node::io::GenerateFailure;
 
@@ -111,6 +112,15 @@ impl From<Stopped> for ApiError {
     }
 }
 
+impl From<InviteError> for ApiError {
+    fn from(error: InviteError) -> Self {
+        match error {
+            InviteError::Bad(_) => Self::new(StatusCode::INTERNAL_SERVER_ERROR, "no_invite", error.to_string()),
+            InviteError::Stopped => Self::from(Stopped),
+        }
+    }
+}
+
 impl From<GenerateError> for ApiError {
     fn from(error: GenerateError) -> Self {
         let message = error.to_string();
@@ -147,6 +157,7 @@ impl From<GenerateFailure> for ApiError {
             }
             GenerateFailure::Declined { retry_after, .. } => Self::unavailable("declined", message, retry_after),
             GenerateFailure::Unreachable { .. } => Self::unavailable("unreachable", message, None),
+            GenerateFailure::HopFailed { .. } => Self::unavailable("hop_failed", message, None),
             GenerateFailure::StageLost { .. } => Self::new(StatusCode::BAD_GATEWAY, "stage_lost", message),
             GenerateFailure::StageFailed { .. } => Self::new(StatusCode::BAD_GATEWAY, "stage_failed", message),
             GenerateFailure::Misbehaved { .. } => Self::new(StatusCode::BAD_GATEWAY, "stage_misbehaved", message),

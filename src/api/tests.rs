@@ -2,6 +2,7 @@
 
 use axum::Router;
 use axum::body::Body;
+use axum::http::Method;
 use axum::http::Request;
 use axum::http::Response;
 use axum::http::StatusCode;
@@ -19,11 +20,13 @@ use crate::daemon::handle::GenerateError;
 use crate::daemon::handle::GenerateRequest;
 use crate::daemon::handle::Generation;
 use crate::daemon::handle::GenerationEvent;
+use crate::daemon::handle::InviteError;
 use crate::daemon::handle::Prompt;
 use crate::daemon::handle::TokenView;
 use crate::daemon::views::SummaryView;
 use crate::ids::PeerKey;
 use crate::ids::Token;
+use crate::keys::invite::BadInvite;
 use crate::node::io::GenerateFailure;
 use crate::units::UnitRange;
 
@@ -217,6 +220,25 @@ async fn more_than_the_context_is_refused_with_both_figures() {
     assert_eq!(error["code"], "context_length_exceeded");
     let message = error["message"].as_str().unwrap();
     assert!(message.contains("500") && message.contains("100") && message.contains("512"), "{message}");
+}
+
+#[tokio::test]
+async fn an_invite_that_cannot_be_made_is_an_error_and_no_invite() {
+    let (api, mut commands) = api();
+    let fault = BadInvite::Address { place: 2 };
+    let (mut asked, words) = (request("/brigade/v1/invite", &Value::Null), fault.to_string());
+    *asked.method_mut() = Method::GET;
+
+    let (response, ()) = tokio::join!(TowerToHyperService::new(api.clone()).call(asked), async {
+        let Some(Command::Invite(reply)) = commands.recv().await else { panic!("expected a request") };
+        reply.send(Err(InviteError::Bad(fault))).unwrap();
+    });
+
+    let response = response.unwrap();
+    assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
+    let body = json_of(response).await;
+    assert_eq!((&body["error"]["code"], &body["invite"]), (&json!("no_invite"), &Value::Null));
+    assert!(body["error"]["message"].as_str().unwrap().contains(&words), "{body}");
 }
 
 #[tokio::test]

@@ -13,6 +13,7 @@ use crate::daemon::views::PeersView;
 use crate::daemon::views::StatusView;
 use crate::daemon::views::SummaryView;
 use crate::ids::Token;
+use crate::keys::invite::BadInvite;
 use crate::node::io::GenerateFailure;
 use crate::node::io::Trust;
 use crate::shape::WireDtype;
@@ -143,6 +144,17 @@ pub enum ImportError {
     Stopped,
 }
 
+/// Why there is no invite.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InviteError {
+    /// The network or an address of this peer does not go into one.
+    #[error("no invite can be made: {0}")]
+    Bad(#[from] BadInvite),
+    /// The peer has stopped.
+    #[error("the peer has stopped")]
+    Stopped,
+}
+
 /// The peer has stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the peer has stopped")]
@@ -166,7 +178,7 @@ pub(crate) enum Command {
     /// Figures.
     Metrics(oneshot::Sender<Metrics>),
     /// An invite to this peer's network.
-    Invite(oneshot::Sender<String>),
+    Invite(oneshot::Sender<Result<String, InviteError>>),
     /// Leave.
     Stop(oneshot::Sender<()>),
 }
@@ -236,9 +248,9 @@ impl Peer {
     /// An invite token that lets its reader join this peer's network through this peer.
     ///
     /// # Errors
-    /// [`Stopped`].
-    pub async fn invite(&self) -> Result<String, Stopped> {
-        self.ask(Command::Invite).await
+    /// [`InviteError`] if an address of this peer is none that an invite can hold.
+    pub async fn invite(&self) -> Result<String, InviteError> {
+        self.ask(Command::Invite).await.map_err(|Stopped| InviteError::Stopped)?
     }
 
     /// Leaves the mesh and stops; returns when everything is freed and flushed.

@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 
+use crate::config::Network;
 use crate::config::NetworkKind;
 use crate::config::address;
 use crate::daemon::actor::Daemon;
 use crate::daemon::handle::GenerateError;
+use crate::daemon::handle::InviteError;
 use crate::daemon::prepare::Chosen;
 use crate::daemon::views::BalanceView;
 use crate::daemon::views::CoverView;
@@ -164,19 +166,18 @@ pub(super) fn with_peer(address: &str, peer_id: &str) -> String {
 }
 
 /// An invite with the addresses that others were told, or else those that this peer listens on.
-pub(super) fn invite(daemon: &Daemon) -> impl FnOnce(Option<MeshStatus>) -> String + Send + 'static + use<> {
+pub(super) fn invite(
+    daemon: &Daemon,
+) -> impl FnOnce(Option<MeshStatus>) -> Result<String, InviteError> + Send + 'static + use<> {
     let network = daemon.config.network.clone();
-    move |mesh| {
-        let addresses = mesh.map_or_else(Vec::new, |mesh| {
-            let told = if mesh.announced.is_empty() { &mesh.listening } else { &mesh.announced };
-            let told = address::worth_telling(told).into_iter().take(MAX_ADDRESSES);
-            told.map(|address| with_peer(address, &mesh.peer_id)).collect()
-        });
-        match Invite::new(network.name, network.secret, addresses) {
-            Ok(invite) => invite.to_string(),
-            Err(error) => format!("no invite can be made: {error}"),
-        }
-    }
+    move |mesh| invite_to(network, &mesh.ok_or(InviteError::Stopped)?)
+}
+
+fn invite_to(network: Network, mesh: &MeshStatus) -> Result<String, InviteError> {
+    let told = if mesh.announced.is_empty() { &mesh.listening } else { &mesh.announced };
+    let told = address::worth_telling(told).into_iter().take(MAX_ADDRESSES);
+    let addresses = told.map(|address| with_peer(address, &mesh.peer_id)).collect();
+    Ok(Invite::new(network.name, network.secret, addresses)?.to_string())
 }
 
 /// `peers`: this one first.

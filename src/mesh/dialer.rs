@@ -55,11 +55,37 @@ struct Join {
     next: u64,
 }
 
+/// What is known of one address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Standing {
+    /// Nothing speaks against it.
+    Fresh,
+    /// The last dial to it failed, or the peer itself has named others since.
+    Doubtful,
+}
+
 #[derive(Debug, Default)]
 struct Known {
-    addresses: BTreeSet<Multiaddr>,
+    addresses: BTreeMap<Multiaddr, Standing>,
     failures: u32,
     next: u64,
+}
+
+impl Known {
+    /// Adds an address that is not known yet. When there are too many, a doubtful one makes way first.
+    fn add(&mut self, address: Multiaddr) {
+        if self.addresses.contains_key(&address) {
+            return;
+        }
+        if self.addresses.len() >= MAX_ADDRESSES {
+            let doubtful = self.addresses.iter().find(|(_, standing)| **standing == Standing::Doubtful);
+            if let Some((least, _)) = doubtful.or_else(|| self.addresses.first_key_value()) {
+                let least = least.clone();
+                self.addresses.remove(&least);
+            }
+        }
+        self.addresses.insert(address, Standing::Fresh);
+    }
 }
 
 /// Remembers addresses, attempts and pauses.
@@ -100,30 +126,54 @@ impl Dialer {
         for (peer, known) in &mut self.known {
             if !connected.contains(peer) && known.next <= tick && due.len() < MAX_PER_TICK {
                 known.next = tick + pause(known.failures.saturating_add(1));
-                due.push(Target::Peer(*peer, known.addresses.iter().cloned().collect()));
+                due.push(Target::Peer(*peer, known.addresses.keys().cloned().collect()));
             }
         }
         due
     }
 
-    /// Hears of addresses of a peer.
+    /// Hears of addresses of a peer, from anyone. That one of them failed is remembered: whoever names it may not know.
     pub(super) fn learn(&mut self, peer: PeerId, addresses: impl IntoIterator<Item = Multiaddr>) {
         let mut addresses = addresses.into_iter().peekable();
-        if addresses.peek().is_none() || (self.known.len() >= MAX_KNOWN && !self.known.contains_key(&peer)) {
-            return;
+        if addresses.peek().is_some()
+            && let Some(known) = self.entry(peer)
+        {
+            addresses.for_each(|address| known.add(address));
         }
-        let known = self.known.entry(peer).or_default();
-        for address in addresses {
-            if known.addresses.len() >= MAX_ADDRESSES && !known.addresses.contains(&address) {
-                known.addresses.pop_first();
+    }
+
+    /// Hears from a peer itself where it is: at these addresses, and no longer at others as far as it knows.
+    pub(super) fn hear(&mut self, peer: PeerId, addresses: &BTreeSet<Multiaddr>) {
+        if let Some(known) = self.entry(peer) {
+            for (address, standing) in &mut known.addresses {
+                *standing = if addresses.contains(address) { Standing::Fresh } else { Standing::Doubtful };
             }
-            known.addresses.insert(address);
+            addresses.iter().for_each(|address| known.add(address.clone()));
+        }
+    }
+
+    /// A dial to an address of a peer failed.
+    pub(super) fn on_address_failed(&mut self, peer: &PeerId, address: &Multiaddr) {
+        let known = self.known.get_mut(peer).and_then(|known| known.addresses.get_mut(address));
+        if let Some(standing) = known {
+            *standing = Standing::Doubtful;
         }
     }
 
     /// The addresses known of a peer.
     pub(super) fn addresses(&self, peer: &PeerId) -> Vec<Multiaddr> {
-        self.known.get(peer).map(|known| known.addresses.iter().cloned().collect()).unwrap_or_default()
+        self.known.get(peer).map(|known| known.addresses.keys().cloned().collect()).unwrap_or_default()
+    }
+
+    /// Those of them that nothing speaks against.
+    pub(super) fn fresh(&self, peer: &PeerId) -> Vec<Multiaddr> {
+        let known = self.known.get(peer).into_iter().flat_map(|known| &known.addresses);
+        known.filter(|(_, standing)| **standing == Standing::Fresh).map(|(address, _)| address.clone()).collect()
+    }
+
+    fn entry(&mut self, peer: PeerId) -> Option<&mut Known> {
+        let room = self.known.len() < MAX_KNOWN || self.known.contains_key(&peer);
+        room.then(|| self.known.entry(peer).or_default())
     }
 
     /// A peer is one of us.
@@ -224,6 +274,29 @@ mod tests {
 
         assert_eq!(attempts, MAX_FAILURES);
         assert_eq!(dialer.addresses(&peer), []);
+    }
+
+    #[test]
+    fn an_address_that_failed_is_fresh_again_only_at_the_peers_own_word() {
+        let (mut dialer, peer) = (Dialer::new(vec![]), PeerId::random());
+        dialer.learn(peer, [address(1)]);
+        dialer.on_address_failed(&peer, &address(1));
+
+        dialer.learn(peer, [address(1), address(2)]);
+        assert_eq!((dialer.addresses(&peer), dialer.fresh(&peer)), (vec![address(1), address(2)], vec![address(2)]));
+        dialer.hear(peer, &BTreeSet::from([address(1)]));
+        assert_eq!((dialer.addresses(&peer), dialer.fresh(&peer)), (vec![address(1), address(2)], vec![address(1)]));
+    }
+
+    #[test]
+    fn an_address_that_failed_makes_way_first() {
+        let (mut dialer, peer) = (Dialer::new(vec![]), PeerId::random());
+        dialer.learn(peer, (0..8).map(address));
+        dialer.on_address_failed(&peer, &address(5));
+
+        dialer.learn(peer, [address(9)]);
+
+        assert_eq!(dialer.fresh(&peer), [0, 1, 2, 3, 4, 6, 7, 9].map(address));
     }
 
     #[test]

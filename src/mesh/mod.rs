@@ -27,6 +27,7 @@ mod gossip;
 mod handle;
 mod hop;
 mod identity;
+mod lookups;
 mod neighbours;
 mod network_events;
 mod status;

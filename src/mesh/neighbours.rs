@@ -138,6 +138,12 @@ impl Neighbours {
         self.peers.get(peer)?.connections.get(&id)
     }
 
+    /// The addresses at which this peer has reached a connected one.
+    pub(super) fn reached_at(&self, peer: &PeerId) -> impl Iterator<Item = &Multiaddr> {
+        let connections = self.peers.get(peer).into_iter().flat_map(|known| known.connections.values());
+        connections.filter(|connection| connection.direction == Direction::Outbound).map(|outbound| &outbound.remote)
+    }
+
     /// Everybody connected.
     pub(super) fn connected(&self) -> BTreeSet<PeerId> {
         self.peers.keys().copied().collect()

@@ -1,5 +1,7 @@
 //! What the task does about each event of the Swarm.
 
+use std::collections::BTreeSet;
+
 use libp2p::Multiaddr;
 use libp2p::PeerId;
 use libp2p::core::ConnectedPoint;
@@ -41,11 +43,10 @@ impl Task {
         #[expect(clippy::wildcard_enum_match_arm, reason = "libp2p's enum is open")]
         match event {
             SwarmEvent::Behaviour(event) => self.on_behaviour(event),
-            SwarmEvent::NewListenAddr { address, .. } => {
-                tracing::info!(%address, "listening");
-                self.tell(MeshEvent::Listening(address.to_string()));
-            }
-            SwarmEvent::ConnectionEstablished { peer_id, connection_id, endpoint, .. } => {
+            SwarmEvent::NewListenAddr { address, .. } => self.tell(MeshEvent::Listening(address.to_string())),
+            SwarmEvent::ConnectionEstablished { peer_id, connection_id, endpoint, concurrent_dial_errors, .. } => {
+                let failed = concurrent_dial_errors.into_iter().flatten().map(|(address, _)| address);
+                self.drop_addresses(peer_id, failed.collect());
                 self.on_established(peer_id, connection_id, &endpoint);
             }
             SwarmEvent::ConnectionClosed { peer_id, connection_id, endpoint, .. } => {
@@ -148,19 +149,20 @@ impl Task {
         let Some(connection) = self.neighbours.connection(&peer, id).cloned() else {
             return;
         };
-        let mut claimed: Vec<_> = info.listen_addrs.into_iter().take(MAX_CLAIMED).collect();
-        match connection.direction {
-            Direction::Outbound => claimed.push(connection.remote.clone()),
-            Direction::Inbound => self.on_reached(addresses::split_peer(info.observed_addr).0),
+        if connection.direction == Direction::Inbound {
+            self.on_reached(addresses::split_peer(info.observed_addr).0);
         }
-        let claimed = claimed.into_iter().map(|address| addresses::split_peer(address).0);
-        let believed: Vec<_> = claimed.filter(|address| addresses::believable(address, &connection.remote)).collect();
+        let claimed = info.listen_addrs.into_iter().take(MAX_CLAIMED).map(|address| addresses::split_peer(address).0);
+        let believed = claimed.filter(|address| addresses::believable(address, &connection.remote));
+        let addresses: BTreeSet<_> = believed.chain(self.neighbours.reached_at(&peer).cloned()).collect();
+        // One that does not know its own addresses yet takes none of them back.
+        if addresses.is_empty() {
+            return;
+        }
         if info.protocols.contains(&kad_protocol(self.network)) {
-            for address in &believed {
-                self.swarm.behaviour_mut().kad.add_address(&peer, address.clone());
-            }
+            self.place_in_dht(&peer, &addresses);
         }
-        self.dialer.learn(peer, believed);
+        self.dialer.hear(peer, &addresses);
     }
 
     fn on_stranger(&mut self, peer: PeerId, id: ConnectionId, theirs: &str) {
@@ -189,7 +191,6 @@ impl Task {
             return;
         }
         if self.confirmed.insert(address.clone()) {
-            tracing::info!(%address, "another peer reached this one");
             let members: Vec<_> = self.neighbours.members().collect();
             self.swarm.behaviour_mut().identify.push(members);
             self.tell(MeshEvent::AddressConfirmed(address.to_string()));

@@ -45,6 +45,7 @@ use crate::mesh::gossip::Judge;
 use crate::mesh::gossip::Topic;
 use crate::mesh::handle::Command;
 use crate::mesh::identity;
+use crate::mesh::lookups::Lookup;
 use crate::mesh::neighbours::DialReply;
 use crate::mesh::neighbours::Neighbours;
 use crate::mesh::status::JoinStatus;
@@ -78,9 +79,6 @@ const CROWDED: usize = 512;
 /// Events that wait for the node before the swarm is left alone.
 const FULL: usize = 1024;
 
-/// Walks through the DHT for the addresses of one peer, a tick apart: its neighbours may only just have met it.
-const MAX_WALKS: u32 = 4;
-
 /// Streams that wait for one connection.
 const MAX_WAITING: usize = 64;
 
@@ -91,7 +89,7 @@ const MAX_REFUSALS: usize = 16;
 const MAX_LOGGED: u32 = 5;
 
 /// The callers that wait for a stream until its peer is connected.
-type Waiting = Vec<(Protocol, oneshot::Sender<Result<Stream, OpenError>>)>;
+pub(super) type Waiting = Vec<(Protocol, oneshot::Sender<Result<Stream, OpenError>>)>;
 
 /// Owns the Swarm.
 pub(super) struct Task {
@@ -107,12 +105,12 @@ pub(super) struct Task {
     pub(super) dialer: Dialer,
     pub(super) judge: Judge,
     pub(super) dialling: BTreeMap<ConnectionId, Dialling>,
-    waiting: BTreeMap<PeerId, Waiting>,
+    pub(super) waiting: BTreeMap<PeerId, Waiting>,
     pub(super) searches: HashMap<QueryId, Search>,
     /// Walks through the DHT for the addresses of peers that streams wait for.
-    lookups: Vec<(QueryId, PeerId)>,
-    /// Walks that found nothing, by the peer they were for.
-    walks: BTreeMap<PeerId, u32>,
+    pub(super) lookups: Vec<Lookup>,
+    /// How many walks there were for each of them.
+    pub(super) walks: BTreeMap<PeerId, u32>,
     strangers: BTreeMap<PeerId, u64>,
     parting: BTreeMap<PeerId, u64>,
     pub(super) confirmed: BTreeSet<Multiaddr>,
@@ -259,17 +257,16 @@ impl Task {
                 Target::Peer(peer, _) if self.swarm.behaviour().substreams.barred(&peer).is_some() => {
                     self.dialer.forget(&peer);
                 }
-                Target::Peer(peer, known) => self.dial_peer(peer, known),
+                Target::Peer(peer, known) => {
+                    self.dial_peer(peer, known, PeerCondition::DisconnectedAndNotDialing);
+                }
             }
         }
     }
 
-    fn dial_peer(&mut self, peer: PeerId, known: Vec<Multiaddr>) {
-        let options = DialOpts::peer_id(peer)
-            .condition(PeerCondition::DisconnectedAndNotDialing)
-            .addresses(known)
-            .extend_addresses_through_behaviour()
-            .build();
+    pub(super) fn dial_peer(&mut self, peer: PeerId, known: Vec<Multiaddr>, condition: PeerCondition) {
+        let options =
+            DialOpts::peer_id(peer).condition(condition).addresses(known).extend_addresses_through_behaviour().build();
         match self.swarm.dial(options) {
             // Somebody else dials already; that one's outcome serves.
             Ok(()) | Err(libp2p::swarm::DialError::DialPeerConditionFalse(_)) => {}
@@ -318,75 +315,6 @@ impl Task {
         }
     }
 
-    /// A peer could not be reached by any address.
-    pub(super) fn on_dial_failed(&mut self, peer: PeerId, error: libp2p::swarm::DialError) {
-        self.dialer.on_failed(&peer, self.tick);
-        let unknown = matches!(error, libp2p::swarm::DialError::NoAddresses);
-        // Whoever came back listens elsewhere than before, and its neighbours may know where.
-        if self.waiting.contains_key(&peer) && self.look_up(peer) {
-            return;
-        }
-        let error = match identity::peer_key(&peer) {
-            Some(peer) if unknown => DialError::NoAddress { peer },
-            _ => dial_error(error, self.private),
-        };
-        tracing::debug!(%peer, %error, "could not connect");
-        for (_, reply) in self.waiting.remove(&peer).unwrap_or_default() {
-            // A caller that has gone away needs no answer.
-            let _ = reply.send(Err(error.clone().into()));
-        }
-    }
-
-    /// Asks the DHT for the addresses of a peer that streams wait for. False if there is nobody to ask, or it was
-    /// asked often enough.
-    fn look_up(&mut self, peer: PeerId) -> bool {
-        if self.neighbours.members().next().is_none() {
-            return false;
-        }
-        if self.lookups.iter().any(|(_, wanted)| *wanted == peer) {
-            return true;
-        }
-        let walks = self.walks.entry(peer).or_default();
-        *walks += 1;
-        if *walks > MAX_WALKS {
-            return false;
-        }
-        let query = self.swarm.behaviour_mut().kad.get_closest_peers(peer);
-        self.lookups.push((query, peer));
-        true
-    }
-
-    /// A walk through the DHT has ended. What it found is known to the dialer.
-    pub(super) fn on_looked_up(&mut self, query: QueryId) {
-        let Some(index) = self.lookups.iter().position(|(walk, _)| *walk == query) else { return };
-        let (_, peer) = self.lookups.swap_remove(index);
-        let known = self.dialer.addresses(&peer);
-        if !known.is_empty() {
-            self.dial_peer(peer, known);
-        } else if self.walks.get(&peer).is_some_and(|walks| *walks >= MAX_WALKS) {
-            self.fail_waiting(peer, |key| DialError::NoAddress { peer: key });
-        }
-    }
-
-    /// Tries again for the peers that streams wait for and the DHT did not know of.
-    fn walk_again(&mut self) {
-        self.walks.retain(|peer, _| self.waiting.contains_key(peer));
-        for peer in self.walks.keys().copied().collect::<Vec<_>>() {
-            match self.dialer.addresses(&peer) {
-                known if known.is_empty() => drop(self.look_up(peer)),
-                known => self.dial_peer(peer, known),
-            }
-        }
-    }
-
-    fn fail_waiting(&mut self, peer: PeerId, error: impl Fn(PeerKey) -> DialError) {
-        let Some(key) = identity::peer_key(&peer) else { return };
-        for (_, reply) in self.waiting.remove(&peer).unwrap_or_default() {
-            // A caller that has gone away needs no answer.
-            let _ = reply.send(Err(error(key).into()));
-        }
-    }
-
     fn open(&mut self, key: PeerKey, protocol: Protocol, reply: oneshot::Sender<Result<Stream, OpenError>>) {
         let Some(peer) = identity::peer_id(key) else {
             // A caller that has gone away needs no answer.
@@ -406,11 +334,12 @@ impl Task {
         }
         waiting.push((protocol, reply));
         let known = self.dialer.addresses(&peer);
-        self.dial_peer(peer, known);
+        self.dial_peer(peer, known, PeerCondition::DisconnectedAndNotDialing);
     }
 
     /// Serves those who waited for the connection.
     pub(super) fn open_waiting(&mut self, key: PeerKey, peer: PeerId) {
+        self.walks.remove(&peer);
         for (protocol, reply) in self.waiting.remove(&peer).unwrap_or_default() {
             self.open_on_connection(key, peer, protocol, reply);
         }

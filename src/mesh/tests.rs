@@ -127,6 +127,32 @@ async fn a_peer_that_only_a_neighbour_knows_is_reached_at_the_first_try() {
 }
 
 #[tokio::test]
+async fn a_peer_that_came_back_elsewhere_is_reached_where_a_neighbour_knows_it_to_be() {
+    let mut hub = Peer::start(1, |_| {}).await;
+    let address = hub.address.clone();
+    let mut second = Peer::start(2, |config| config.join = vec![address.clone()]).await;
+    let third = Peer::start(3, |config| config.join = vec![address.clone()]).await;
+    // Both have dialled its first address.
+    assert_eq!(second.mesh.dial(&third.address).await, Ok(third.key()));
+    assert_eq!(hub.mesh.dial(&third.address).await, Ok(third.key()));
+    third.mesh.stop().await;
+    hub.until_down(third.key()).await;
+    second.until_down(third.key()).await;
+
+    let elsewhere = free_address();
+    let back = Peer::start(3, |config| {
+        config.listen = vec![elsewhere.clone()];
+        config.announce = vec![elsewhere.clone()];
+        config.join = vec![address];
+    });
+    let back = back.await;
+    hub.until_up(back.key()).await;
+    let opened = second.mesh.open_control(back.key()).await;
+
+    assert!(opened.is_ok(), "{opened:?}");
+}
+
+#[tokio::test]
 async fn peers_that_join_over_loopback_learn_addresses_that_others_can_reach() {
     let everywhere = |config: &mut MeshConfig| config.listen = vec!["/ip4/0.0.0.0/tcp/0".to_owned()];
     let first = Peer::start(1, everywhere).await;
@@ -496,6 +522,10 @@ impl Peer {
         self.until(|event| matches!(event, MeshEvent::PeerUp(peer) if peer == other).then_some(())).await;
     }
 
+    async fn until_down(&mut self, other: PeerKey) {
+        self.until(|event| matches!(event, MeshEvent::PeerDown(peer) if peer == other).then_some(())).await;
+    }
+
     async fn until_control(&mut self) -> ControlServer {
         self.until(|event| if let MeshEvent::Control(server) = event { Some(server) } else { None }).await
     }
@@ -503,6 +533,12 @@ impl Peer {
     async fn until_hop(&mut self) -> HopServer {
         self.until(|event| if let MeshEvent::Hop(server) = event { Some(server) } else { None }).await
     }
+}
+
+/// An address at which nobody listens for the moment.
+fn free_address() -> String {
+    let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    format!("/ip4/127.0.0.1/tcp/{}", socket.port())
 }
 
 async fn pair(listen: &str) -> (Peer, Peer) {

@@ -157,7 +157,7 @@ impl Node {
             Ok(plan) => request.requester.lease(plan.chain, &mut self.ids, now),
             Err(no_route) => {
                 let units = request.requester.job().shape.units();
-                request.requester.no_chain(no_cover(no_route, units))
+                request.requester.no_chain(no_cover(no_route, units), now)
             }
         }
     }
@@ -172,7 +172,8 @@ impl Node {
             holders,
             default_round_trip: DEFAULT_ROUND_TRIP,
             default_per_unit: DEFAULT_PER_UNIT,
-            avoid: request.requester.avoided().clone(),
+            avoid: request.requester.avoided(),
+            severed: request.requester.severed().clone(),
             trust: self.trusted(request.trust),
             seed: seed(job.session),
         }
@@ -226,7 +227,7 @@ fn no_cover(no_route: NoRoute, units: u16) -> GenerateFailure {
             GenerateFailure::NoCover { missing: excluded, held_by_untrusted: true }
         }
         NoRoute::Uncovered { missing, .. } => GenerateFailure::NoCover { missing, held_by_untrusted: false },
-        NoRoute::TooLong { .. } => {
+        NoRoute::Severed | NoRoute::TooLong { .. } => {
             let missing = UnitRange::whole(units).into_iter().collect();
             GenerateFailure::NoCover { missing, held_by_untrusted: false }
         }

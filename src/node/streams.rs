@@ -40,8 +40,7 @@ impl Node {
         match event {
             StreamInput::ControlArrived(peer) => self.on_caller(stream, peer, now),
             StreamInput::HopArrived(peer, open) => self.on_hop(stream, peer, open, now),
-            // What was queued meanwhile is on its way.
-            StreamInput::Opened => {}
+            StreamInput::Opened => self.on_opened(stream, now),
             StreamInput::OpenFailed(failure) => self.on_open_failed(stream, failure, now),
             StreamInput::ToStage(message) => self.on_to_stage(stream, message, now),
             StreamInput::FromStage(message) => self.on_from_stage(stream, message, now),
@@ -95,6 +94,13 @@ impl Node {
     fn on_back(&mut self, stream: StreamId, message: HopBack, now: Time) {
         if let Some(Owner::Downstream(key)) = self.owners.get(&stream).copied() {
             self.with_stage(key, now, |stage| stage.on_back(message));
+        }
+    }
+
+    /// What was queued meanwhile is on its way.
+    fn on_opened(&mut self, stream: StreamId, now: Time) {
+        if let Some(Owner::Request(request)) = self.owners.get(&stream).copied() {
+            self.with_request(request, now, |requester, _| requester.on_opened(stream, now));
         }
     }
 

@@ -134,6 +134,8 @@ pub(super) struct World {
     pub(super) tamper: Option<Tamper>,
     /// Peers that nobody can dial.
     pub(super) undialable: BTreeSet<PeerKey>,
+    /// Pairs of which the first cannot dial the second.
+    pub(super) severed: BTreeSet<(PeerKey, PeerKey)>,
     /// Everything that was sent to ends that nobody linked: what an injected stream was answered.
     pub(super) answers: Vec<(StreamId, Option<Outgoing>)>,
 }
@@ -154,6 +156,7 @@ impl World {
             inputs: 0,
             tamper: None,
             undialable: BTreeSet::new(),
+            severed: BTreeSet::new(),
             answers: Vec::new(),
         }
     }
@@ -375,7 +378,8 @@ impl World {
     }
 
     fn open(&mut self, from: End, to: PeerKey, arrival: StreamInput) {
-        if self.hosts.get(&to).is_none_or(|host| host.node.is_none()) || self.undialable.contains(&to) {
+        let gone = self.hosts.get(&to).is_none_or(|host| host.node.is_none());
+        if gone || self.undialable.contains(&to) || self.severed.contains(&(from.0, to)) {
             let failed = StreamInput::OpenFailed(OpenFailure::Unreachable);
             return self.schedule(self.now.after(self.max_delay), from.0, Input::Stream(from.1, failed));
         }

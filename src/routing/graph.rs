@@ -51,6 +51,8 @@ pub(super) struct Graph {
     peers: usize,
     /// Per peer, the measured one-way trips to others.
     near: Vec<Vec<(usize, u64)>>,
+    /// Per peer, those whose hop to it failed.
+    severed: Vec<Vec<usize>>,
     default_trip: u64,
 }
 
@@ -75,8 +77,14 @@ impl Graph {
                 near[b].push((a, trip));
             }
         }
+        let mut severed = vec![Vec::new(); index.len()];
+        for (from, to) in view.severed.iter().filter(|(from, to)| from != to) {
+            if let (Some(&from), Some(&to)) = (index.get(from), index.get(to)) {
+                severed[to].push(from);
+            }
+        }
         let default_trip = view.default_round_trip.0 / 2;
-        Self { units: view.units, nodes, peers: index.len(), near, default_trip }
+        Self { units: view.units, nodes, peers: index.len(), near, severed, default_trip }
     }
 
     /// The cheapest chain, with the trip from its tail back to its driver.
@@ -89,7 +97,7 @@ impl Graph {
             let sweep = self.sweep(Direction::Down, |node| node == driver);
             let closed = |(node, cost): (usize, &u64)| (cost.saturating_add(self.trip(node, driver)), node);
             let reached = sweep.cost.iter().enumerate().filter(|(_, cost)| **cost != UNREACHED);
-            let Some((cost, tail)) = reached.map(closed).min() else {
+            let Some((cost, tail)) = reached.map(closed).min().filter(|(cost, _)| *cost != UNREACHED) else {
                 continue;
             };
             if best.as_ref().is_none_or(|(least, _)| cost < *least) {
@@ -124,6 +132,9 @@ impl Graph {
         if from == to {
             return 0;
         }
+        if self.severed[to].contains(&from) {
+            return UNREACHED;
+        }
         let measured = self.near[from].iter().find(|(peer, _)| *peer == to);
         measured.map_or(self.default_trip, |(_, trip)| *trip)
     }
@@ -141,15 +152,15 @@ impl Graph {
         };
         let mut sweep = Sweep { cost: self.nodes.iter().enumerate().map(start).collect(), from: Vec::new() };
         for index in 1..self.units {
-            self.advance(&mut sweep, unit_at(index));
+            self.advance(&mut sweep, direction, unit_at(index));
         }
         sweep
     }
 
     /// Takes every label one unit further, into `unit`.
-    fn advance(&self, sweep: &mut Sweep, unit: u16) {
+    fn advance(&self, sweep: &mut Sweep, direction: Direction, unit: u16) {
         let here = self.cheapest_of_peers(&sweep.cost);
-        let arrivals = self.arrivals(&here);
+        let arrivals = self.arrivals(&here, direction);
         let mut cost = vec![UNREACHED; self.nodes.len()];
         let mut from: Vec<usize> = (0..self.nodes.len()).collect();
         for (index, node) in self.nodes.iter().enumerate().filter(|(_, node)| node.holder.range.contains(unit)) {
@@ -176,8 +187,9 @@ impl Graph {
         cheapest
     }
 
-    /// Per peer, the cheapest way to come to it from another.
-    fn arrivals(&self, here: &[(u64, usize)]) -> Vec<(u64, usize)> {
+    /// Per peer, the cheapest way to come to it from another. A sweep upwards gives lower bounds, and passes hops that
+    /// failed as well.
+    fn arrivals(&self, here: &[(u64, usize)], direction: Direction) -> Vec<(u64, usize)> {
         let mut ranked: Vec<(u64, usize, usize)> =
             here.iter().enumerate().map(|(peer, (cost, node))| (*cost, *node, peer)).collect();
         ranked.retain(|(cost, ..)| *cost != UNREACHED);
@@ -187,11 +199,16 @@ impl Graph {
         for peer in 0..self.peers {
             linked[peer] = peer;
             self.near[peer].iter().for_each(|(other, _)| linked[*other] = peer);
+            let severed = match direction {
+                Direction::Down => &self.severed[peer][..],
+                Direction::Up => &[],
+            };
+            severed.iter().for_each(|other| linked[*other] = peer);
             let unmeasured = ranked.iter().find(|(.., other)| linked[*other] != peer);
             let far =
                 unmeasured.map_or((UNREACHED, 0), |(cost, node, _)| (cost.saturating_add(self.default_trip), *node));
-            let close =
-                self.near[peer].iter().map(|(other, trip)| (here[*other].0.saturating_add(*trip), here[*other].1));
+            let near = self.near[peer].iter().filter(|(other, _)| !severed.contains(other));
+            let close = near.map(|(other, trip)| (here[*other].0.saturating_add(*trip), here[*other].1));
             arrivals.push(close.fold(far, Ord::min));
         }
         arrivals

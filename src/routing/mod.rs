@@ -56,6 +56,8 @@ pub struct View {
     pub default_per_unit: Span,
     /// Peers that failed in this attempt or may not be used for another reason.
     pub avoid: BTreeSet<PeerKey>,
+    /// Hops that failed in this attempt, though both their ends can be reached: from the first to the second.
+    pub severed: BTreeSet<(PeerKey, PeerKey)>,
     /// Whom the prompt may pass.
     pub trust: Trust,
     /// Differs from request to request, so that equals share the load.
@@ -102,6 +104,9 @@ pub enum NoRoute {
         /// Runs of units that only avoided or untrusted peers hold.
         excluded: Vec<UnitRange>,
     },
+    /// All units are held, but every chain passes a hop that failed.
+    #[error("no chain: each passes a hop that failed")]
+    Severed,
     /// Only chains longer than [`Chain::MAX_STAGES`] exist.
     #[error("no chain: {got} stages would be needed, at most {} are allowed", Chain::MAX_STAGES)]
     TooLong {
@@ -193,7 +198,8 @@ pub fn plan(view: &View) -> Result<Plan, NoRoute> {
     if !cover(view.units, &usable).is_full() {
         return Err(uncovered());
     }
-    let chosen = Graph::new(view, &usable).cheapest_ring().ok_or_else(uncovered)?;
+    let none = || if view.severed.is_empty() { uncovered() } else { NoRoute::Severed };
+    let chosen = Graph::new(view, &usable).cheapest_ring().ok_or_else(none)?;
     let stages = chosen.iter().map(|(holder, range)| Stage { peer: holder.peer, range: *range }).collect();
     let chain = Chain::new(stages, view.units).map_err(|bad| match bad {
         BadChain::TooLong { got } => NoRoute::TooLong { got },

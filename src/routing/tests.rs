@@ -26,6 +26,7 @@ fn view(units: u16, holders: Vec<Holder>) -> View {
         default_round_trip: Span::millis(20),
         default_per_unit: Span::millis(2),
         avoid: BTreeSet::new(),
+        severed: BTreeSet::new(),
         trust: Trust::Any,
         seed: 0,
     }
@@ -100,6 +101,20 @@ fn fewer_stages_are_preferred_among_near_equals() {
     let plan = plan(&view).unwrap();
 
     assert_eq!(plan.chain.stages().len(), 2);
+}
+
+#[test]
+fn a_hop_that_failed_is_gone_round_and_its_ends_are_not() {
+    let slow = Holder { per_unit: Span::millis(50), ..holder(1, 2, 4) };
+    let mut view = view(4, vec![holder(1, 0, 2), holder(2, 2, 4), slow]);
+    assert_eq!(plan(&view).unwrap().chain.stages().len(), 2);
+
+    view.severed.insert((key(2), key(1)));
+    let alone = plan(&view).unwrap().chain;
+    assert!(alone.stages().iter().all(|stage| stage.peer == key(1)), "{alone:?}");
+
+    view.holders.pop();
+    assert_eq!(plan(&view), Err(NoRoute::Severed));
 }
 
 #[test]
@@ -183,8 +198,11 @@ fn a_thousand_holders_of_a_deep_model_are_planned() {
 
 /// The cost of the cheapest chain, by trying them all.
 fn brute_force(view: &View, usable: &[Holder], chosen: &mut Vec<(Holder, UnitRange)>, unit: u16) -> Option<Span> {
+    let peers = || chosen.iter().map(|(holder, _)| holder.peer);
     if unit == view.units {
-        return Some(cost(view, chosen).total());
+        let hops = peers().zip(peers().cycle().skip(1));
+        let whole = hops.into_iter().all(|(from, to)| from == to || !view.severed.contains(&(from, to)));
+        return whole.then(|| cost(view, chosen).total());
     }
     let mut best = None;
     for holder in usable.iter().filter(|holder| holder.range.contains(unit)) {
@@ -209,8 +227,9 @@ fn small_views() -> impl Strategy<Value = View> {
         any::<u64>(),
         proptest::collection::btree_set(0..5_u16, 0..2),
         proptest::option::of(proptest::collection::btree_set(0..4_u16, 1..4)),
+        proptest::collection::btree_set((0..4_u16, 0..4_u16), 0..4),
     );
-    parts.prop_map(|(units, holders, trips, default, seed, avoid, trusted)| View {
+    parts.prop_map(|(units, holders, trips, default, seed, avoid, trusted, severed)| View {
         holders: holders
             .into_iter()
             .map(|(peer, start, count, per_unit, queue)| Holder {
@@ -223,6 +242,7 @@ fn small_views() -> impl Strategy<Value = View> {
         round_trips: trips.into_iter().map(|(one, other, span)| (pair(key(one), key(other)), Span(span))).collect(),
         default_round_trip: Span(default),
         avoid: avoid.into_iter().map(key).collect(),
+        severed: severed.into_iter().map(|(from, to)| (key(from), key(to))).collect(),
         trust: trusted.map_or(Trust::Any, |keys| Trust::Only(keys.into_iter().map(key).collect())),
         seed,
         ..view(units, Vec::new())
@@ -248,6 +268,10 @@ proptest! {
             Err(NoRoute::Uncovered { missing, excluded }) => {
                 prop_assert_eq!(cheapest, None);
                 prop_assert!(!missing.is_empty() || !excluded.is_empty());
+            }
+            Err(NoRoute::Severed) => {
+                prop_assert_eq!(cheapest, None);
+                prop_assert!(cover(view.units, &usable).is_full() && !view.severed.is_empty());
             }
             Err(NoRoute::TooLong { .. }) => prop_assert!(false, "too long"),
         }

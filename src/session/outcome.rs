@@ -68,6 +68,16 @@ pub enum GenerateFailure {
         /// What it was asked for.
         range: UnitRange,
     },
+    /// A stage could not reach the next one, and no other chain was to be had.
+    #[error("peer {} could not reach peer {} serving units {range}, though this peer reaches both", from.short(), to.short())]
+    HopFailed {
+        /// Who could not reach the other.
+        from: PeerKey,
+        /// Who could not be reached.
+        to: PeerKey,
+        /// What the latter was asked for.
+        range: UnitRange,
+    },
     /// A stage was lost in mid-answer.
     #[error("peer {} serving units {range} was lost in mid-answer", peer.short())]
     StageLost {

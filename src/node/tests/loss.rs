@@ -1,7 +1,10 @@
 //! Peers die, freeze, decline and cannot be dialled.
 
 use crate::amounts::Span;
+use crate::ids::PeerKey;
 use crate::ids::RequestId;
+use crate::membership::Standing;
+use crate::node::io::Delivery;
 use crate::node::io::GenerateFailure;
 use crate::node::io::Input;
 use crate::node::testing::World;
@@ -184,6 +187,72 @@ fn another_holder_takes_the_place_of_one_that_does_not_answer() {
             assert!(world.run_until(Span::seconds(30), |world| world.ended(request)));
             assert_eq!(world.tokens(request), generate(&prompt(60), 20));
         }
+    }
+}
+
+/// The peers of the chain that answered.
+fn chain_of(world: &World, request: RequestId) -> Vec<PeerKey> {
+    let chain = |delivery: &Delivery| if let Delivery::Started(chain) = delivery { Some(chain.clone()) } else { None };
+    let chain = world.deliveries(request).into_iter().find_map(|(_, delivery)| chain(delivery));
+    chain.into_iter().flat_map(|chain| chain.stages().to_vec()).map(|stage| stage.peer).collect()
+}
+
+#[test]
+fn a_hop_that_fails_is_gone_round_and_neither_of_its_ends_is() {
+    for (from, to) in [(1, 2), (1, 4), (2, 3), (4, 3)] {
+        for seed in 0..6 {
+            // A second driver, so that either end of the hop could be replaced.
+            let mut world = with_spare(seed);
+            world.add(5, &[range(0, 2)]);
+            world.run_for(Span::seconds(3));
+            world.severed.insert((key(from), key(to)));
+            let request = world.submit(9, spec(prompt(60), 20));
+
+            assert!(world.run_until(Span::seconds(30), |world| world.ended(request)));
+
+            assert_eq!(world.tokens(request), generate(&prompt(60), 20), "{:?}", world.failure(request));
+            let chain = chain_of(&world, request);
+            assert!(!chain.windows(2).any(|hop| hop == [key(from), key(to)]), "{chain:?}");
+            assert_eq!(world.node(9).membership().peer(key(to), world.now).unwrap().standing, Standing::Offered);
+        }
+    }
+}
+
+#[test]
+fn a_hop_that_nothing_goes_round_is_waited_for() {
+    for hop in [(1, 2), (2, 3), (3, 1)] {
+        for seed in 0..6 {
+            let mut world = ring_of_three(seed, Span::millis(10));
+            let hop = (key(hop.0), key(hop.1));
+            world.severed.insert(hop);
+            let request = world.submit(9, spec(prompt(60), 20));
+            world.run_for(Span::millis(1_500));
+            assert!(!world.ended(request), "{:?}", world.failure(request));
+
+            world.severed.remove(&hop);
+
+            assert!(world.run_until(Span::seconds(30), |world| world.ended(request)));
+            assert_eq!(world.tokens(request), generate(&prompt(60), 20), "{:?}", world.failure(request));
+            world.run_for(Span::seconds(12));
+            world.assert_idle();
+        }
+    }
+}
+
+#[test]
+fn a_hop_that_stays_broken_is_named_with_both_its_ends() {
+    for seed in 0..6 {
+        let mut world = ring_of_three(seed, Span::millis(10));
+        world.severed.insert((key(1), key(2)));
+        let (request, began) = (world.submit(9, spec(prompt(60), 20)), world.now);
+
+        assert!(world.run_until(Span::seconds(30), |world| world.ended(request)));
+
+        let (at, failure) = world.failure(request).unwrap();
+        assert_eq!(failure, GenerateFailure::HopFailed { from: key(1), to: key(2), range: range(2, 4) });
+        assert!(at.since(began) <= Span::seconds(10), "{}", at.since(began));
+        world.run_for(Span::seconds(12));
+        world.assert_idle();
     }
 }
 

@@ -21,6 +21,8 @@ pub(super) struct Control {
     pub(super) stage: Stage,
     pub(super) accepted: bool,
     pub(super) closed: bool,
+    /// Whether it has answered on the stream.
+    pub(super) reached: bool,
     /// When it last said anything.
     pub(super) heard: Time,
     pub(super) evidence: Evidence,
@@ -34,6 +36,7 @@ impl Control {
             stage,
             accepted: false,
             closed: false,
+            reached: false,
             heard: now,
             evidence: Evidence::None,
             settlement: Settlement::NotAsked,

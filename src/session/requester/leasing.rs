@@ -5,16 +5,50 @@ use crate::ids::PeerKey;
 use crate::ids::StageIndex;
 use crate::session::outcome::GenerateFailure;
 use crate::session::requester::ATTEMPTS;
-use crate::session::requester::Doubt;
 use crate::session::requester::Effect;
 use crate::session::requester::Fault;
 use crate::session::requester::GRACE;
 use crate::session::requester::LEASE_TOTAL;
 use crate::session::requester::Phase;
 use crate::session::requester::Requester;
+use crate::units::Stage;
 use crate::wire::control::Decline;
 use crate::wire::control::DeclineReason;
+use crate::wire::control::StageFailure;
 use crate::wire::control::ToStage;
+
+/// What went wrong while leasing, waiting for the neighbours' own word.
+#[derive(Clone, Debug)]
+pub(super) struct Doubt {
+    pub(super) until: Time,
+    /// In the order in which they came, of each stage one.
+    complaints: Vec<Complaint>,
+}
+
+/// A stage's word that it lacks a neighbour.
+#[derive(Clone, Copy, Debug)]
+struct Complaint {
+    by: StageIndex,
+    lacks: Lack,
+}
+
+/// Which neighbour a stage lacks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Lack {
+    /// The next one cannot be reached.
+    Downstream,
+    /// The one before did not come.
+    Upstream,
+    /// It came, or was reached, and was lost again.
+    Lost(StageIndex),
+}
+
+/// What the next chain is to do without.
+#[derive(Clone, Copy, Debug)]
+enum Avoid {
+    Peer(PeerKey),
+    Hop(PeerKey, PeerKey),
+}
 
 impl Requester {
     pub(super) fn accepted(&mut self, index: StageIndex, now: Time) {
@@ -42,44 +76,69 @@ impl Requester {
             return self.misbehaved(index, now);
         }
         match decline.reason {
-            // The neighbour may say itself what is the matter with it.
-            DeclineReason::DownstreamUnreachable | DeclineReason::UpstreamMissing => {
-                let until = now.after(GRACE);
-                self.doubt.get_or_insert(Doubt { stage: index, decline, until });
-            }
+            DeclineReason::DownstreamUnreachable => self.complained(index, Lack::Downstream, now),
+            DeclineReason::UpstreamMissing => self.complained(index, Lack::Upstream, now),
             DeclineReason::NotHeld => {
                 let peer = self.control(index).stage.peer;
                 self.effects.push(Effect::Reproach(peer, Fault::Broke));
-                self.try_without(index, peer, Some(decline), now);
+                self.refused(index, decline, now);
             }
             DeclineReason::NoMemory
             | DeclineReason::Busy
             | DeclineReason::Draining
             | DeclineReason::BadOffer
             | DeclineReason::NotAllowed
-            | DeclineReason::Fenced => {
-                let peer = self.control(index).stage.peer;
-                self.try_without(index, peer, Some(decline), now);
-            }
+            | DeclineReason::Fenced => self.refused(index, decline, now),
         }
+    }
+
+    /// A stage failed that has accepted, maybe only because a neighbour declined.
+    pub(super) fn failed_early(&mut self, index: StageIndex, failure: &StageFailure, now: Time) {
+        match failure {
+            StageFailure::HopLost { stage, .. } if usize::from(stage.0) < self.controls.len() => {
+                self.complained(index, Lack::Lost(*stage), now);
+            }
+            StageFailure::HopLost { .. }
+            | StageFailure::BadFrame { .. }
+            | StageFailure::Engine(_)
+            | StageFailure::NonFinite
+            | StageFailure::Expired
+            | StageFailure::Draining
+            | StageFailure::BadRequest => self.unreachable(index, now),
+        }
+    }
+
+    /// The neighbour may say itself what is the matter with it.
+    fn complained(&mut self, by: StageIndex, lacks: Lack, now: Time) {
+        self.control(by).accepted = false;
+        let doubt = || Doubt { until: now.after(GRACE), complaints: Vec::new() };
+        let doubt = self.doubt.get_or_insert_with(doubt);
+        if !doubt.is_of(by) {
+            doubt.complaints.push(Complaint { by, lacks });
+        }
+    }
+
+    fn refused(&mut self, index: StageIndex, Decline { reason, retry_after }: Decline, now: Time) {
+        let Stage { peer, range } = self.control(index).stage;
+        self.try_without(Avoid::Peer(peer), GenerateFailure::Declined { peer, range, reason, retry_after }, now);
     }
 
     /// The stage could not be dialled, hung up, or says nothing.
     pub(super) fn unreachable(&mut self, index: StageIndex, now: Time) {
         // One that has declined closes its stream.
-        if self.doubt.is_some_and(|doubt| doubt.stage == index) {
+        if self.doubt.as_ref().is_some_and(|doubt| doubt.is_of(index)) {
             return;
         }
         let control = self.control(index);
-        let (peer, fault) = (control.stage.peer, if control.closed { Fault::Unreachable } else { Fault::Broke });
+        let (Stage { peer, range }, closed) = (control.stage, control.closed);
+        let fault = if closed { Fault::Unreachable } else { Fault::Broke };
         self.effects.push(Effect::Reproach(peer, fault));
-        self.try_without(index, peer, None, now);
+        self.try_without(Avoid::Peer(peer), GenerateFailure::Unreachable { peer, range }, now);
     }
 
     pub(super) fn watch_lease(&mut self, until: Time, now: Time) {
-        if let Some(doubt) = self.doubt.filter(|doubt| doubt.until.min(until) <= now) {
-            let accused = self.accused(doubt);
-            self.try_without(doubt.stage, accused, Some(doubt.decline), now);
+        if let Some(doubt) = self.doubt.take_if(|doubt| doubt.until.min(until) <= now) {
+            self.decide(&doubt, now);
         } else if let Some(silent) = self.silent(now) {
             self.unreachable(silent, now);
         } else if until <= now {
@@ -89,40 +148,85 @@ impl Requester {
         }
     }
 
-    /// Whom a stage means that lacks a neighbour.
-    fn accused(&self, doubt: Doubt) -> PeerKey {
-        let (stage, count) = (usize::from(doubt.stage.0), self.controls.len());
-        let neighbour = match doubt.decline.reason {
-            DeclineReason::UpstreamMissing => (stage + count - 1) % count,
-            DeclineReason::NotHeld
-            | DeclineReason::NoMemory
-            | DeclineReason::Busy
-            | DeclineReason::Draining
-            | DeclineReason::DownstreamUnreachable
-            | DeclineReason::BadOffer
-            | DeclineReason::NotAllowed
-            | DeclineReason::Fenced => (stage + 1) % count,
-        };
-        self.controls[neighbour].stage.peer
+    /// Nobody else has said more. If both ends of a hop that failed have answered here, the hop has failed and not a
+    /// peer.
+    fn decide(&mut self, doubt: &Doubt, now: Time) {
+        let Some(cause) = self.cause(&doubt.complaints) else { return };
+        let accused = self.accused(cause);
+        let reached = self.control(accused).reached;
+        let (by, of) = (self.control(cause.by).stage, self.control(accused).stage);
+        if reached && by.peer != of.peer {
+            let (from, to) =
+                if self.upstream(cause.by) == accused && cause.lacks != Lack::Downstream { (of, by) } else { (by, of) };
+            let failure = GenerateFailure::HopFailed { from: from.peer, to: to.peer, range: to.range };
+            return self.try_without(Avoid::Hop(from.peer, to.peer), failure, now);
+        }
+        let Stage { peer, range } = of;
+        self.try_without(Avoid::Peer(peer), GenerateFailure::Unreachable { peer, range }, now);
     }
 
-    /// Lets every stage go and asks for a chain without `avoid`, unless enough was tried.
-    fn try_without(&mut self, index: StageIndex, avoid: PeerKey, decline: Option<Decline>, now: Time) {
-        let stage = self.control(index).stage;
-        let failure = match decline {
-            Some(Decline { reason, retry_after }) => {
-                GenerateFailure::Declined { peer: stage.peer, range: stage.range, reason, retry_after }
+    /// The complaint that the others follow from: a stage that declines closes its hops, of which its neighbours
+    /// complain in turn.
+    fn cause(&self, complaints: &[Complaint]) -> Option<Complaint> {
+        let first = *complaints.first()?;
+        let mut cause = first;
+        for _ in complaints {
+            match complaints.iter().find(|complaint| complaint.by == self.accused(cause)) {
+                Some(complaint) => cause = *complaint,
+                None => return Some(cause),
             }
-            None => GenerateFailure::Unreachable { peer: stage.peer, range: stage.range },
-        };
+        }
+        // Everybody complains of another. Whoever lost a hop that was open had somebody's to follow; who came first of
+        // the others had not.
+        let declined = complaints.iter().find(|complaint| !matches!(complaint.lacks, Lack::Lost(_)));
+        declined.copied().or(Some(first))
+    }
+
+    /// Whom a stage means that lacks a neighbour.
+    fn accused(&self, complaint: Complaint) -> StageIndex {
+        match complaint.lacks {
+            Lack::Downstream => self.neighbour(complaint.by, 1),
+            Lack::Upstream => self.upstream(complaint.by),
+            Lack::Lost(stage) => stage,
+        }
+    }
+
+    fn upstream(&self, stage: StageIndex) -> StageIndex {
+        self.neighbour(stage, self.controls.len() - 1)
+    }
+
+    /// The stage so many further round the ring.
+    fn neighbour(&self, stage: StageIndex, further: usize) -> StageIndex {
+        let index = (usize::from(stage.0) + further) % self.controls.len();
+        StageIndex(u16::try_from(index).unwrap_or(u16::MAX))
+    }
+
+    /// Lets every stage go and asks for another chain, unless enough was tried.
+    fn try_without(&mut self, avoid: Avoid, failure: GenerateFailure, now: Time) {
         self.doubt = None;
-        self.avoided.insert(avoid);
-        if self.attempts >= ATTEMPTS || self.began.after(LEASE_TOTAL) <= now {
+        match avoid {
+            Avoid::Peer(peer) => {
+                self.avoided.insert(peer);
+                self.refusals += 1;
+            }
+            // Bounded by time: before a hop is given up, its neighbours were waited for.
+            Avoid::Hop(from, to) => {
+                self.severed.insert((from, to));
+            }
+        }
+        if self.refusals >= ATTEMPTS || self.began.after(LEASE_TOTAL) <= now {
             return self.over(failure);
         }
         self.close_controls();
         self.last_decline = Some(failure);
         self.phase = Phase::Planning;
         self.effects.push(Effect::Plan);
+    }
+}
+
+impl Doubt {
+    /// Whether the stage has complained.
+    fn is_of(&self, stage: StageIndex) -> bool {
+        self.complaints.iter().any(|complaint| complaint.by == stage)
     }
 }

@@ -2,8 +2,10 @@
 //!
 //! ```text
 //!  Planning ──chain given──▶ Leasing ──all accepted──▶ Running ──finished, or enough──▶ Settling ──▶ Over
-//!      ▲                        │ declined, unreachable   │ lost, failed, in breach                    ▲
-//!      └──── without that peer ─┘                         └─────────────────────────────────────────────┘
+//!   │  ▲  ▲                     │ declined, unreachable   │ lost, failed, in breach                    ▲
+//!   │  │  └─ without that peer ─┘                         └─────────────────────────────────────────────┘
+//!   │  │     or that hop
+//!   └──┴─ Pausing, if there is no other chain and a hop failed
 //! ```
 //!
 //! Each attempt at a lease is a new epoch, so that what is left of an earlier one is fenced off. When it is over,
@@ -33,11 +35,11 @@ use crate::session::outcome::Finish;
 use crate::session::outcome::GenerateFailure;
 use crate::session::requester::control::Control;
 pub use crate::session::requester::job::Job;
+use crate::session::requester::leasing::Doubt;
 use crate::session::streams::CloseCause;
 use crate::session::streams::OpenFailure;
 use crate::session::streams::StreamIds;
 use crate::units::Chain;
-use crate::wire::control::Decline;
 use crate::wire::control::FromStage;
 use crate::wire::control::TailFinish;
 use crate::wire::control::ToStage;
@@ -61,10 +63,14 @@ pub const GRACE: Span = Span::millis(500);
 /// How long the stages may take to accept; longer than a stage waits for its neighbours, so that it can say which failed.
 pub const LEASE: Span = Span::seconds(5);
 
-/// Chains that are tried (arbitrary).
+/// Peers that may refuse before no other chain is tried (arbitrary).
 pub const ATTEMPTS: u32 = 3;
 
-/// How long all attempts may take together.
+/// How long hops that failed are left alone if there is no way round them; doubles each time (arbitrary: a peer that
+/// came back needs a second or two until its neighbours know where it is).
+pub const PAUSE: Span = Span::millis(500);
+
+/// How long all attempts may take together, with the pauses between them.
 pub const LEASE_TOTAL: Span = Span::seconds(10);
 
 /// How long the stages may take to acknowledge what they are owed (arbitrary).
@@ -76,7 +82,8 @@ pub const STALL: Span = Span::seconds(600);
 /// What the requester asks for. To be done in order.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Effect {
-    /// A chain is wanted without [`Requester::avoided`]: [`Requester::lease`] or [`Requester::no_chain`] answers.
+    /// A chain is wanted without [`Requester::avoided`] and [`Requester::severed`]: [`Requester::lease`] or
+    /// [`Requester::no_chain`] answers.
     Plan,
     /// Open a control stream to a stage's peer.
     OpenControl(StreamId, PeerKey),
@@ -126,18 +133,11 @@ pub enum Fault {
 #[derive(Clone, Debug, PartialEq)]
 enum Phase {
     Planning,
+    Pausing { until: Time },
     Leasing { until: Time },
     Running,
     Settling { until: Time, tell: Option<TailFinish>, lines: Vec<CreditLine>, signed: bool },
     Over,
-}
-
-/// What went wrong while leasing, waiting for a neighbour's own word.
-#[derive(Clone, Copy, Debug)]
-struct Doubt {
-    stage: StageIndex,
-    decline: Decline,
-    until: Time,
 }
 
 /// One generation under way.
@@ -148,7 +148,11 @@ pub struct Requester {
     began: Time,
     epoch: Epoch,
     attempts: u32,
+    /// How often a peer was at fault for a lease that came to nothing.
+    refusals: u32,
     avoided: BTreeSet<PeerKey>,
+    severed: BTreeSet<(PeerKey, PeerKey)>,
+    pause: Span,
     chain: Option<Chain>,
     controls: Vec<Control>,
     doubt: Option<Doubt>,
@@ -173,7 +177,10 @@ impl Requester {
             began: now,
             epoch: Epoch(0),
             attempts: 0,
+            refusals: 0,
             avoided: BTreeSet::new(),
+            severed: BTreeSet::new(),
+            pause: PAUSE,
             chain: None,
             controls: Vec::new(),
             doubt: None,
@@ -204,10 +211,27 @@ impl Requester {
         self.drain()
     }
 
-    /// There is no chain, in answer to [`Effect::Plan`]. A peer's refusal says more than that it left a hole.
-    pub fn no_chain(&mut self, failure: GenerateFailure) -> Vec<Effect> {
-        let failure = self.last_decline.take().unwrap_or(failure);
-        self.over(failure);
+    /// There is no chain, in answer to [`Effect::Plan`]. If hops failed, their ends may only not have found each other
+    /// yet: all are tried again after a pause, as long as there is time. A peer's refusal says more than that it left
+    /// a hole.
+    pub fn no_chain(&mut self, failure: GenerateFailure, now: Time) -> Vec<Effect> {
+        let until = now.after(self.pause);
+        if self.severed.is_empty() || self.began.after(LEASE_TOTAL) <= until {
+            let failure = self.last_decline.take().unwrap_or(failure);
+            self.over(failure);
+        } else {
+            self.pause = self.pause.times(2);
+            self.phase = Phase::Pausing { until };
+        }
+        self.drain()
+    }
+
+    /// A control stream is open: its stage's peer has answered.
+    pub fn on_opened(&mut self, stream: StreamId, now: Time) -> Vec<Effect> {
+        if let Some(index) = self.index(stream) {
+            let control = self.control(index);
+            (control.reached, control.heard) = (true, now);
+        }
         self.drain()
     }
 
@@ -227,7 +251,8 @@ impl Requester {
     /// A stage said something.
     pub fn on_message(&mut self, stream: StreamId, message: FromStage, now: Time) -> Vec<Effect> {
         if let Some(index) = self.index(stream) {
-            self.controls[usize::from(index.0)].heard = now;
+            let control = self.control(index);
+            (control.reached, control.heard) = (true, now);
             self.said(index, message, now);
         }
         self.drain()
@@ -270,7 +295,7 @@ impl Requester {
     /// The user no longer wants it. What was done is settled without a word.
     pub fn cancel(&mut self, now: Time) -> Vec<Effect> {
         match &mut self.phase {
-            Phase::Planning | Phase::Leasing { .. } => self.over(GenerateFailure::Cancelled),
+            Phase::Planning | Phase::Pausing { .. } | Phase::Leasing { .. } => self.over(GenerateFailure::Cancelled),
             Phase::Running => {
                 self.effects.push(Effect::Failed(GenerateFailure::Cancelled));
                 if self.new_tokens() == 0 { self.close_all() } else { self.settle(None, now) }
@@ -294,7 +319,7 @@ impl Requester {
             }
             // The tail was first.
             Phase::Settling { .. } | Phase::Over => Vec::new(),
-            Phase::Planning | Phase::Leasing { .. } | Phase::Running => self.cancel(now),
+            Phase::Planning | Phase::Pausing { .. } | Phase::Leasing { .. } | Phase::Running => self.cancel(now),
         }
     }
 
@@ -302,6 +327,12 @@ impl Requester {
     pub fn on_tick(&mut self, now: Time) -> Vec<Effect> {
         match self.phase {
             Phase::Planning | Phase::Over => {}
+            Phase::Pausing { until } if until <= now => {
+                self.severed.clear();
+                self.phase = Phase::Planning;
+                self.effects.push(Effect::Plan);
+            }
+            Phase::Pausing { .. } => {}
             Phase::Leasing { until } => {
                 self.ping(now);
                 self.watch_lease(until, now);
@@ -316,9 +347,17 @@ impl Requester {
         self.drain()
     }
 
-    /// Peers that a chain is to do without.
-    pub fn avoided(&self) -> &BTreeSet<PeerKey> {
-        &self.avoided
+    /// Peers that a chain is to do without: those that refused, and those that several of the hops that failed have in
+    /// common.
+    pub fn avoided(&self) -> BTreeSet<PeerKey> {
+        let ends = || self.severed.iter().flat_map(|&(from, to)| [from, to]);
+        let common = ends().filter(|end| ends().filter(|other| other == end).count() > 1);
+        self.avoided.iter().copied().chain(common).collect()
+    }
+
+    /// Hops that a chain is to do without, from the first peer to the second: they failed, and both peers answer.
+    pub fn severed(&self) -> &BTreeSet<(PeerKey, PeerKey)> {
+        &self.severed
     }
 
     /// What is generated.
@@ -336,14 +375,14 @@ impl Requester {
         match self.phase {
             Phase::Planning | Phase::Over => None,
             Phase::Leasing { until } => {
-                let doubt = self.doubt.map_or(until, |doubt| doubt.until);
+                let doubt = self.doubt.as_ref().map_or(until, |doubt| doubt.until);
                 Some(until.min(doubt).min(self.next_ping).min(self.silence()))
             }
             Phase::Running => {
                 let verdict = self.suspicion.map_or(self.next_ping, |since| since.after(GRACE));
                 Some(self.next_ping.min(verdict).min(self.silence()).min(self.progress.after(STALL)))
             }
-            Phase::Settling { until, .. } => Some(until),
+            Phase::Settling { until, .. } | Phase::Pausing { until } => Some(until),
         }
     }
 }
@@ -395,7 +434,7 @@ impl Requester {
                 self.control(index).answered(None);
                 self.settled_by_all();
             }
-            Phase::Planning | Phase::Over => {}
+            Phase::Planning | Phase::Pausing { .. } | Phase::Over => {}
         }
     }
 
@@ -410,7 +449,7 @@ impl Requester {
                 self.over(GenerateFailure::Misbehaved { peer: stage.peer, range: stage.range });
             }
             Phase::Settling { .. } => self.gone(index, now),
-            Phase::Planning | Phase::Over => {}
+            Phase::Planning | Phase::Pausing { .. } | Phase::Over => {}
         }
     }
 

@@ -27,7 +27,9 @@ impl Requester {
             Phase::Running => {}
             // Sampled before the tail heard that it is enough.
             Phase::Settling { .. } => return,
-            Phase::Planning | Phase::Leasing { .. } | Phase::Over => return self.misbehaved(index, now),
+            Phase::Planning | Phase::Pausing { .. } | Phase::Leasing { .. } | Phase::Over => {
+                return self.misbehaved(index, now);
+            }
         }
         if !self.is_next(index, &token) {
             return self.misbehaved(index, now);
@@ -52,7 +54,7 @@ impl Requester {
 
     pub(super) fn failed(&mut self, index: StageIndex, failure: StageFailure, now: Time) {
         match self.phase {
-            Phase::Leasing { .. } => self.unreachable(index, now),
+            Phase::Leasing { .. } => self.failed_early(index, &failure, now),
             Phase::Running => {
                 let control = self.control(index);
                 if control.evidence == Evidence::None {
@@ -61,7 +63,7 @@ impl Requester {
                 self.judge(now);
             }
             Phase::Settling { .. } => self.gone(index, now),
-            Phase::Planning | Phase::Over => {}
+            Phase::Planning | Phase::Pausing { .. } | Phase::Over => {}
         }
     }
 

@@ -9,6 +9,7 @@ use crate::shape::RopeScaling;
 use crate::shape::WireDtype;
 use crate::units::Stage;
 use crate::units::UnitRange;
+use crate::wire::control::Decline;
 use crate::wire::control::DeclineReason;
 use crate::wire::control::Feed;
 use crate::wire::control::LastFeed;
@@ -203,7 +204,7 @@ fn a_refusal_says_more_than_the_hole_that_it_leaves() {
     let (mut requester, _, _) = leasing(job(5));
     requester.on_open_failed(STREAMS[1], OpenFailure::Unreachable, T0);
 
-    let effects = requester.no_chain(GenerateFailure::Busy);
+    let effects = requester.no_chain(GenerateFailure::Busy, T0);
 
     let unreachable = GenerateFailure::Unreachable { peer: peer(2), range: range(2, 4) };
     assert_eq!(effects, [Effect::Failed(unreachable), Effect::Ended]);
@@ -218,13 +219,110 @@ fn a_stage_that_misses_its_neighbour_waits_for_the_neighbours_own_word() {
     assert_eq!(requester.on_message(STREAMS[0], missing.clone(), T0), []);
     assert_eq!(requester.on_closed(STREAMS[0], CloseCause::Finished, T0), []);
     requester.on_message(STREAMS[1], own, T0);
-    assert_eq!(requester.avoided(), &[peer(2)].into());
+    assert_eq!(requester.avoided(), [peer(2)].into());
 
     let (mut requester, _, _) = leasing(job(5));
     requester.on_message(STREAMS[0], missing, T0);
     assert_eq!(requester.deadline(), Some(T0.after(GRACE)));
     requester.on_tick(T0.after(GRACE));
-    assert_eq!(requester.avoided(), &[peer(2)].into());
+    assert_eq!(requester.avoided(), [peer(2)].into());
+}
+
+#[test]
+fn of_stages_that_complain_of_each_other_in_turn_the_one_that_cannot_be_reached_is_avoided() {
+    let missing = FromStage::Decline(Decline { reason: DeclineReason::DownstreamUnreachable, retry_after: None });
+    let (mut requester, _, _) = leasing(job(5));
+
+    // The driver is dead, on which the tail lets go, and therefore the middle.
+    requester.on_message(STREAMS[1], missing.clone(), T0);
+    requester.on_message(STREAMS[2], missing, T0);
+    requester.on_tick(T0.after(GRACE));
+
+    assert_eq!((requester.avoided(), requester.severed()), ([peer(1)].into(), &[].into()));
+}
+
+#[test]
+fn a_stage_that_had_accepted_and_lost_one_that_declined_is_not_to_blame() {
+    let missing = FromStage::Decline(Decline { reason: DeclineReason::DownstreamUnreachable, retry_after: None });
+    let lost = FromStage::Failed(StageFailure::HopLost { stage: StageIndex(0), peer: peer(1) });
+    let (mut requester, _, _) = leasing(job(5));
+    requester.on_opened(STREAMS[1], T0);
+
+    // The driver cannot reach the middle and lets go, and therefore the tail, which is heard first.
+    requester.on_message(STREAMS[2], FromStage::Accept, T0);
+    requester.on_message(STREAMS[2], lost, T0);
+    requester.on_closed(STREAMS[2], CloseCause::Finished, T0);
+    requester.on_message(STREAMS[0], missing, T0);
+    requester.on_tick(T0.after(GRACE));
+
+    assert_eq!((requester.avoided(), requester.severed()), ([].into(), &[(peer(1), peer(2))].into()));
+}
+
+#[test]
+fn a_hop_whose_ends_both_answer_is_avoided_and_no_peer_is() {
+    let decline = |reason| FromStage::Decline(Decline { reason, retry_after: None });
+    for (complains, reason) in [(0, DeclineReason::DownstreamUnreachable), (1, DeclineReason::UpstreamMissing)] {
+        let (mut requester, _, _) = leasing(job(5));
+        for stream in STREAMS {
+            assert_eq!(requester.on_opened(stream, T0), []);
+        }
+
+        requester.on_message(STREAMS[complains], decline(reason), T0);
+        let effects = requester.on_tick(T0.after(GRACE));
+
+        assert_eq!(effects.last(), Some(&Effect::Plan));
+        assert_eq!((requester.avoided(), requester.severed()), ([].into(), &[(peer(1), peer(2))].into()));
+    }
+}
+
+#[test]
+fn a_peer_that_two_failed_hops_have_in_common_is_avoided_until_there_is_no_other_chain() {
+    let missing = FromStage::Decline(Decline { reason: DeclineReason::DownstreamUnreachable, retry_after: None });
+    let (mut requester, mut ids, _) = leasing(job(5));
+    let mut now = T0;
+    for complains in [0, 1] {
+        for stream in [0, 1, 2].map(|stage: usize| requester.controls[stage].stream) {
+            requester.on_opened(stream, now);
+        }
+        requester.on_message(requester.controls[complains].stream, missing.clone(), now);
+        now = now.after(GRACE);
+        assert_eq!(requester.on_tick(now).last(), Some(&Effect::Plan));
+        if complains == 0 {
+            requester.lease(chain(), &mut ids, now);
+        }
+    }
+    assert_eq!(requester.avoided(), [peer(2)].into());
+
+    assert_eq!(requester.no_chain(GenerateFailure::Busy, now), []);
+    requester.on_tick(now.after(PAUSE));
+
+    assert_eq!(requester.avoided(), [].into());
+}
+
+#[test]
+fn hops_that_failed_are_tried_again_ever_more_rarely_while_there_is_time() {
+    let missing = FromStage::Decline(Decline { reason: DeclineReason::DownstreamUnreachable, retry_after: None });
+    let (mut requester, mut ids, _) = leasing(job(5));
+    let (mut now, mut tries) = (T0, Vec::new());
+    let failed = loop {
+        let stage = |index: usize, requester: &Requester| requester.controls[index].stream;
+        requester.on_opened(stage(1, &requester), now);
+        requester.on_message(stage(0, &requester), missing.clone(), now);
+        tries.push(now.since(T0));
+        now = now.after(GRACE);
+        let effects = requester.on_tick(now);
+        if let Some(failure) = failure(&effects) {
+            break failure.clone();
+        }
+        assert_eq!(requester.no_chain(GenerateFailure::Busy, now), []);
+        now = requester.deadline().unwrap();
+        assert_eq!(requester.on_tick(now), [Effect::Plan]);
+        assert_eq!(requester.severed(), &[].into());
+        requester.lease(chain(), &mut ids, now);
+    };
+
+    assert_eq!(failed, GenerateFailure::HopFailed { from: peer(1), to: peer(2), range: range(2, 4) });
+    assert_eq!(tries, [0, 1_000, 2_500, 5_000, 9_500].map(Span::millis));
 }
 
 #[test]
