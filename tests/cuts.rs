@@ -1,6 +1,8 @@
 //! A model cut into stages equals the unsplit model: the demo model at every cut into two and into three, and every
 //! weight format on random weights. The demo model's bytes are compared with candle's `quantized_llama` as well.
 //!
+//! Instructions, threads, chunks and company in the batch change no bit either.
+//!
 //! Nothing here depends on what the demo model says, so that it can be trained again. Rope scaling is compared with
 //! candle's `llama` in `src/engine/tests.rs`, where also chunks, threads and interleaved sessions are.
 
@@ -10,6 +12,7 @@ use std::io::Cursor;
 
 use brigade::amounts::Position;
 use brigade::demo;
+use brigade::engine::canonical::simd::InstructionSet;
 use brigade::engine::payload::from_payload;
 use brigade::engine::payload::to_payload;
 use brigade::engine::source::TensorData;
@@ -36,6 +39,14 @@ use candle_core::Device;
 use candle_core::Tensor;
 use candle_core::quantized::gguf_file::Content;
 use candle_transformers::models::quantized_llama::ModelWeights;
+
+#[path = "../examples/bits/arrangements.rs"]
+mod arrangements;
+
+use arrangements::Arrangement;
+use arrangements::Chunks;
+use arrangements::Trace;
+use arrangements::trace;
 
 const QUESTION: &str = "Tom has the red ball. Tom goes to the garden. Anna is in the kitchen. Where is the red ball?";
 
@@ -88,6 +99,51 @@ fn every_cut_equals_the_unsplit_model_bit_for_bit_in_every_weight_format() {
 }
 
 #[test]
+fn no_arrangement_of_instructions_threads_chunks_company_and_cuts_changes_a_bit() {
+    let demo = Arranged::demo();
+    let fast: Vec<InstructionSet> =
+        InstructionSet::ALL.into_iter().filter(|set| set.is_available() && *set != InstructionSet::Plain).collect();
+    for &set in &fast {
+        for threads in [1, 2, 3] {
+            for chunks in Chunks::ALL {
+                for strangers in [0, 1, 4, 15] {
+                    demo.check(&Arrangement { set, threads, chunks, strangers, cuts: Vec::new() });
+                }
+            }
+        }
+    }
+    // The cuts with every other value, but not with every combination of them, which takes minutes: `examples/bits.rs` does.
+    for (number, cuts) in cuts(demo.model.shape().units()).into_iter().enumerate() {
+        let (set, chunks) = (fast.get(number % fast.len().max(1)), Chunks::ALL[number % 3]);
+        let set = set.copied().unwrap_or(InstructionSet::Plain);
+        demo.check(&Arrangement { set, threads: 1 + number % 3, chunks, strangers: [0, 1, 4, 15][number % 4], cuts });
+    }
+    // Plain instructions take a hundred times as long.
+    for (chunks, strangers, cuts) in
+        [(Chunks::Whole, 0, vec![]), (Chunks::Odd, 1, vec![3]), (Chunks::Single, 0, vec![2, 5])]
+    {
+        demo.check(&Arrangement { set: InstructionSet::Plain, threads: 2, chunks, strangers, cuts });
+    }
+}
+
+#[test]
+fn a_cache_rebuilt_from_tokens_equals_the_lost_one() {
+    let demo = Arranged::demo();
+    let plainest = Arrangement::plainest(InstructionSet::best());
+    let mut tokens = demo.prompt.clone();
+    let lost = trace(&demo.model, &plainest, &tokens, 5);
+    for logits in &lost.logits[..4] {
+        let logits: Vec<f32> = logits.iter().map(|bits| f32::from_bits(*bits)).collect();
+        tokens.push(argmax(&logits));
+    }
+
+    let rebuilt = trace(&demo.model, &Arrangement { chunks: Chunks::Odd, cuts: vec![4], ..plainest }, &tokens, 1);
+
+    assert_eq!(rebuilt.caches, lost.caches);
+    assert_eq!(rebuilt.logits.last(), lost.logits.last());
+}
+
+#[test]
 fn the_demo_models_logits_agree_with_candle_transformers() {
     let model = Model::demo();
     let prompt = model.prompt();
@@ -110,6 +166,30 @@ fn the_demo_models_logits_agree_with_candle_transformers() {
         next = vec![token];
     }
     assert!(decided > 0, "no step was decided by more than the tolerance");
+}
+
+/// The demo model in one piece, and what it says in the plainest arrangement.
+struct Arranged {
+    model: StageModel,
+    prompt: Vec<Token>,
+    expected: Trace,
+}
+
+impl Arranged {
+    fn demo() -> Self {
+        let file = Model::demo();
+        let whole = UnitRange::whole(file.shape.units()).unwrap();
+        let model = StageModel::load(file.shape, whole, &file, &mut |_| {}).unwrap();
+        let mut prompt = file.prompt();
+        prompt.truncate(40);
+        let expected = trace(&model, &Arrangement::plainest(InstructionSet::best()), &prompt, 3);
+        Self { model, prompt, expected }
+    }
+
+    fn check(&self, arrangement: &Arrangement) {
+        let found = trace(&self.model, arrangement, &self.prompt, 3);
+        assert!(found == self.expected, "{arrangement:?} gives other bits");
+    }
 }
 
 /// Every way to cut `units` units into two and into three.

@@ -19,7 +19,7 @@ use brigade::units::UnitRange;
 
 /// How a prompt is cut into steps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Chunks {
+pub(crate) enum Chunks {
     /// In one.
     Whole,
     /// 1, 2, 3 … tokens.
@@ -30,7 +30,7 @@ pub enum Chunks {
 
 impl Chunks {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Whole, Self::Odd, Self::Single];
+    pub(crate) const ALL: [Self; 3] = [Self::Whole, Self::Odd, Self::Single];
 
     /// The chunks of `tokens`.
     fn of(self, tokens: &[Token]) -> Vec<Vec<Token>> {
@@ -55,39 +55,39 @@ impl Chunks {
 
 /// One way to arrange the computation.
 #[derive(Clone, Debug)]
-pub struct Arrangement {
+pub(crate) struct Arrangement {
     /// The instructions.
-    pub set: InstructionSet,
+    pub(crate) set: InstructionSet,
     /// How many threads compute.
-    pub threads: usize,
+    pub(crate) threads: usize,
     /// How the prompt is cut.
-    pub chunks: Chunks,
+    pub(crate) chunks: Chunks,
     /// Other sessions in every pass.
-    pub strangers: usize,
+    pub(crate) strangers: usize,
     /// The units before which the model is cut, ascending.
-    pub cuts: Vec<u16>,
+    pub(crate) cuts: Vec<u16>,
 }
 
 impl Arrangement {
     /// The plainest: one thread, one chunk, alone, uncut.
-    pub fn plainest(set: InstructionSet) -> Self {
+    pub(crate) fn plainest(set: InstructionSet) -> Self {
         Self { set, threads: 1, chunks: Chunks::Whole, strangers: 0, cuts: Vec::new() }
     }
 }
 
 /// What must be the same in every arrangement, as bits.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Trace {
+pub(crate) struct Trace {
     /// The logits after the prompt and after each generated token.
-    pub logits: Vec<Vec<u32>>,
+    pub(crate) logits: Vec<Vec<u32>>,
     /// The hash of the keys and values of each block at the end.
-    pub caches: Vec<[u8; 32]>,
+    pub(crate) caches: Vec<[u8; 32]>,
 }
 
 /// Reads `prompt` and generates greedily until there are `logits` rows of logits.
 ///
 /// - `model`: the whole model; cuts are made between sessions on parts of it
-pub fn trace(model: &StageModel, arrangement: &Arrangement, prompt: &[Token], logits: usize) -> Trace {
+pub(crate) fn trace(model: &StageModel, arrangement: &Arrangement, prompt: &[Token], logits: usize) -> Trace {
     let threads = NonZeroUsize::new(arrangement.threads).expect("there is a thread");
     let pool = Pool::new(threads).expect("threads can be started");
     let mut workspace = Workspace::with(pool, arrangement.set);

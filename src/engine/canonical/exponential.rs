@@ -46,7 +46,7 @@ const GELU_3: f32 = f32::from_bits(0x3D92_2279);
 
 /// Which function gates the feed-forward layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(in crate::engine) enum Gate {
+pub enum Gate {
     /// x / (1 + e⁻ˣ).
     Silu,
     /// GELU by tanh.

@@ -119,10 +119,10 @@ fn tile<F: Format, S: Simd, const N: usize>(
         *input = task.row(first + index);
     }
     let sums = F::product(s, blocks, &inputs);
-    for n in 0..N {
+    for (index, sum) in sums.iter().enumerate() {
         let mut values = [0.0; LANES];
-        s.store(sums[n], &mut values);
-        write(output, first + n, group, &values);
+        s.store(*sum, &mut values);
+        write(output, first + index, group, &values);
     }
     N
 }

@@ -70,8 +70,8 @@ impl Format for Q8_0 {
         for n in 0..N {
             dots[n] = s.biased(inputs[n].sums[index]);
         }
-        for j in 0..8 {
-            let weights = s.load_bytes(&block.quads[j]);
+        for (j, quads) in block.quads.iter().enumerate() {
+            let weights = s.load_bytes(quads);
             for n in 0..N {
                 dots[n] = s.close(dots[n], s.dot_biased(s.open(dots[n]), weights, codes[n][j]));
             }
