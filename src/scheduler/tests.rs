@@ -72,8 +72,8 @@ fn a_batch_is_filled_with_the_prompts_of_several_sessions() {
         Prefill of 128 for 2, session 2 step 0
         Prefill of 44 for 3, session 3 step 0
         ---
-        Prefill of 128 for 1, session 1 step 1
         Prefill of 84 for 3, session 3 step 0
+        Prefill of 128 for 1, session 1 step 1
         Prefill of 88 for 2, session 2 step 1
         ---
         Prefill of 40 for 2, session 2 step 1
