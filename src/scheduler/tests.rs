@@ -123,6 +123,18 @@ fn long_chunks_and_short_ones_get_the_same_positions() {
 }
 
 #[test]
+fn a_turn_goes_on_from_batch_to_batch() {
+    let mut scheduler = Scheduler::new(budget(1, 32, 32));
+    scheduler.push(item(1, 1, Kind::Prefill, 512, 0)).unwrap();
+    scheduler.push(item(2, 2, Kind::Prefill, 512, 0)).unwrap();
+
+    let batches = (0..16).flat_map(|_| scheduler.take_batch(0, Time::ZERO));
+    let whose: Vec<u8> = batches.map(|taken| taken.item.requester.as_bytes()[0]).collect();
+
+    assert_eq!(whose, [1, 1, 1, 1, 2, 2, 2, 2, 1, 1, 1, 1, 2, 2, 2, 2]);
+}
+
+#[test]
 fn a_step_does_not_overtake_the_steps_of_its_own_stage() {
     let mut scheduler = Scheduler::new(SchedulerConfig::default());
     scheduler.push(item(1, 1, Kind::Prefill, 64, 0)).unwrap();
