@@ -74,19 +74,26 @@ pub(super) fn make(
         });
     }
     if let Some(model) = model {
-        let outcomes = model.forward_batch(&mut batch, workspace);
-        let mut entered: Vec<&mut Made<'_>> = made.iter_mut().filter(|made| made.result.is_ok()).collect();
-        for (index, made) in entered.iter_mut().enumerate() {
-            made.came = outcomes.of(index);
-        }
-        // Choosing looks at every logit a few times.
-        let work = entered.len().saturating_mul(8 * model.shape().vocab as usize);
-        outcomes
-            .pool()
-            .for_each_chunk(&mut entered, 1, work, |_, made| made.iter_mut().for_each(|made| made.conclude()));
-        return made.into_iter().map(|made| made.result).collect();
+        pass_through(model, &mut batch, &mut made, workspace);
     }
     made.into_iter().map(|made| made.result).collect()
+}
+
+/// Computes the steps that were entered, and turns what came out into what was asked for.
+fn pass_through<'a>(
+    model: &StageModel,
+    batch: &mut [BatchStep<'_>],
+    made: &mut [Made<'a>],
+    workspace: &'a mut Workspace,
+) {
+    let outcomes = model.forward_batch(batch, workspace);
+    let mut entered: Vec<&mut Made<'a>> = made.iter_mut().filter(|made| made.result.is_ok()).collect();
+    for (index, made) in entered.iter_mut().enumerate() {
+        made.came = outcomes.of(index);
+    }
+    // Choosing looks at every logit a few times.
+    let work = entered.len().saturating_mul(8 * model.shape().vocab as usize);
+    outcomes.pool().for_each_chunk(&mut entered, 1, work, |_, made| made.iter_mut().for_each(|made| made.conclude()));
 }
 
 /// A step on its way through [`make`].

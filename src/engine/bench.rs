@@ -16,8 +16,8 @@ use crate::engine::stage::WantLogits;
 use crate::engine::workspace::Workspace;
 use crate::ids::Token;
 
-/// Positions fed in one step while a prompt is read (arbitrary; large enough that weights are read seldom).
-const CHUNK: u32 = 128;
+/// Positions fed in one step while a prompt is read: as many as a stage with all units is given at once.
+const CHUNK: u32 = 512;
 
 /// Positions fed before measuring: reads every weight once, wakes the threads and allocates the first pages.
 const WARM_UP: u32 = 8;
@@ -67,7 +67,7 @@ pub enum BenchError {
 
 /// Measures a loaded range on random input of fixed seed: tokens, or hidden states where it does not begin the model.
 ///
-/// - `prefill`: positions read in chunks of 128
+/// - `prefill`: positions read in chunks of 512
 /// - `decode`: positions fed one at a time after them
 /// - `clock`: the monotonic clock
 ///

@@ -207,6 +207,7 @@ impl Stages {
             }
             if *other == key {
                 leased.cache = Bytes::ZERO;
+                leased.last = None;
             }
         }
     }

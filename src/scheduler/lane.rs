@@ -86,32 +86,47 @@ impl Lane {
 
     /// Takes what goes next of what the batch has room for.
     pub(super) fn take(&mut self, batch: &Batch) -> Option<Piece> {
-        // Requesters in a row with nothing for this batch.
-        let mut idle = 0;
-        while idle < self.ring.len() {
+        loop {
+            let (ahead, (index, granted)) = self.next(batch)?;
+            if ahead > 0 {
+                self.pass(ahead);
+            }
             let requester = *self.ring.front()?;
             let waiting = self.waiting.get_mut(&requester)?;
-            if let Some((index, granted)) = waiting.next(batch) {
-                idle = 0;
-                if !self.begun {
-                    waiting.credit = waiting.credit.saturating_add(self.turn);
-                    self.begun = true;
-                }
-                if let Some(rest) = waiting.credit.checked_sub(charge(granted)) {
-                    waiting.credit = rest;
-                    let piece = waiting.cut(index, granted)?;
-                    self.length -= usize::from(piece.whole);
-                    self.positions = self.positions.minus(granted);
-                    self.leave_if_done(requester);
-                    return Some(piece);
-                }
-            } else {
-                idle += 1;
+            if !self.begun {
+                waiting.credit = waiting.credit.saturating_add(self.turn);
+                self.begun = true;
+            }
+            if let Some(rest) = waiting.credit.checked_sub(charge(granted)) {
+                waiting.credit = rest;
+                let piece = waiting.cut(index, granted)?;
+                self.length -= usize::from(piece.whole);
+                self.positions = self.positions.minus(granted);
+                self.leave_if_done(requester);
+                return Some(piece);
             }
             self.ring.rotate_left(1);
             self.begun = false;
         }
-        None
+    }
+
+    /// The first requester of the ring with something that the batch has room for, and what. If there is none the ring stays as it
+    /// is, so that the next batch begins with whose turn it is.
+    fn next(&self, batch: &Batch) -> Option<(usize, (usize, Position))> {
+        let mut places = self.ring.iter().enumerate();
+        places.find_map(|(ahead, requester)| Some((ahead, self.waiting.get(requester)?.next(batch)?)))
+    }
+
+    /// Ends the turns of the first `count` requesters, who have nothing else for this batch. What they leave of a turn is not kept
+    /// for ever, or whoever asks for little could later ask for much at once.
+    fn pass(&mut self, count: usize) {
+        for requester in self.ring.iter().take(count) {
+            if let Some(waiting) = self.waiting.get_mut(requester) {
+                waiting.credit = waiting.credit.min(self.turn);
+            }
+        }
+        self.ring.rotate_left(count);
+        self.begun = false;
     }
 
     pub(super) fn remove(&mut self, session: SessionId) -> usize {

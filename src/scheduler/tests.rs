@@ -72,8 +72,8 @@ fn a_batch_is_filled_with_the_prompts_of_several_sessions() {
         Prefill of 128 for 2, session 2 step 0
         Prefill of 44 for 3, session 3 step 0
         ---
-        Prefill of 128 for 1, session 1 step 1
         Prefill of 84 for 3, session 3 step 0
+        Prefill of 128 for 1, session 1 step 1
         Prefill of 88 for 2, session 2 step 1
         ---
         Prefill of 40 for 2, session 2 step 1
@@ -120,6 +120,18 @@ fn long_chunks_and_short_ones_get_the_same_positions() {
     }
 
     assert_eq!(served.into_values().collect::<Vec<_>>(), [2_048, 2_048]);
+}
+
+#[test]
+fn a_turn_goes_on_from_batch_to_batch() {
+    let mut scheduler = Scheduler::new(budget(1, 32, 32));
+    scheduler.push(item(1, 1, Kind::Prefill, 512, 0)).unwrap();
+    scheduler.push(item(2, 2, Kind::Prefill, 512, 0)).unwrap();
+
+    let batches = (0..16).flat_map(|_| scheduler.take_batch(0, Time::ZERO));
+    let whose: Vec<u8> = batches.map(|taken| taken.item.requester.as_bytes()[0]).collect();
+
+    assert_eq!(whose, [1, 1, 1, 1, 2, 2, 2, 2, 1, 1, 1, 1, 2, 2, 2, 2]);
 }
 
 #[test]

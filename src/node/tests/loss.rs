@@ -275,7 +275,7 @@ fn a_refusal_without_another_holder_is_told_with_its_reason() {
 #[test]
 fn memory_that_is_leased_is_not_leased_again() {
     let mut world = World::new(1, Span::ZERO);
-    world.add_with(1, |config| config.memory = crate::amounts::Bytes(3_700_000));
+    world.add_with(1, |config| config.memory = crate::amounts::Bytes(4_100_000));
     let facts = std::sync::Arc::new({
         world.add(9, &[]);
         world.node(9).models().next().unwrap().clone()
