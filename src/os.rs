@@ -244,6 +244,23 @@ pub fn prefer_large_pages(memory: &mut [std::mem::MaybeUninit<u8>]) {
     let _ = memory;
 }
 
+/// Gives back the memory of whole pages of a mapped file; they are read from the file again when looked at.
+pub fn release_file_pages(map: &memmap2::Mmap, range: std::ops::Range<usize>) {
+    #[cfg(unix)]
+    {
+        let page = rustix::param::page_size();
+        let (start, end) = (range.start.next_multiple_of(page), range.end.min(map.len()) / page * page);
+        if start < end {
+            let advice = memmap2::UncheckedAdvice::DontNeed;
+            // SAFETY: the map is read-only and backed by a file, so dropped pages come back as they were. A system that
+            // refuses keeps them, which does no harm.
+            let _ = unsafe { map.unchecked_advise_range(advice, start, end - start) };
+        }
+    }
+    #[cfg(not(unix))]
+    let _ = (map, range);
+}
+
 /// Whether a process of this id runs, as far as can be told.
 pub fn is_running(pid: u32) -> bool {
     #[cfg(unix)]

@@ -216,4 +216,8 @@ impl TensorSource for GgufFile {
         let view = Self::tensor(self, name)?;
         Some(TensorData { format: view.format, dimensions: view.dimensions.to_vec(), bytes: view.bytes })
     }
+
+    fn release(&self, name: &str) {
+        Self::release(self, name);
+    }
 }

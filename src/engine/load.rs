@@ -102,7 +102,9 @@ impl<'a> Loader<'a> {
 
     fn matrix(&mut self, name: String, columns: u32, rows: u32) -> Result<Matrix, LoadError> {
         let data = self.data(&name, &[u64::from(columns), u64::from(rows)])?;
-        Ok(Matrix::new(data.format, rows as usize, columns as usize, data.bytes))
+        let matrix = Matrix::new(data.format, rows as usize, columns as usize, data.bytes);
+        self.source.release(&name);
+        Ok(matrix)
     }
 
     /// The tensor of that name with its dimensions and length checked.

@@ -2,8 +2,11 @@
 
 use crate::engine::canonical::packed::Packed;
 use crate::engine::canonical::products::multiply;
+use crate::engine::canonical::round::InputBlock;
+use crate::engine::canonical::round::Inputs;
+use crate::engine::canonical::round::LargeBlock;
 use crate::engine::canonical::round::Rounding;
-use crate::engine::canonical::round::round;
+use crate::engine::canonical::round::SmallBlock;
 use crate::engine::canonical::simd::InstructionSet;
 use crate::engine::pool::Pool;
 use crate::engine::pool::Tile;
@@ -46,34 +49,39 @@ impl Matrix {
     ///
     /// - `input`: `[inputs, columns]`, which [`Rounded::round`] has seen with this matrix
     pub(super) fn multiply(&self, set: InstructionSet, input: &[f32], rounded: &Rounded, tile: &mut Tile<'_, f32>) {
-        let words = match self.0.rounding() {
-            Rounding::None => bytemuck::cast_slice(input),
-            Rounding::Small => &rounded.small,
-            Rounding::Large => &rounded.large,
+        let inputs = match self.0.rounding() {
+            Rounding::None => Inputs::Plain(input),
+            Rounding::Small => Inputs::Small(&rounded.small),
+            Rounding::Large => Inputs::Large(&rounded.large),
         };
-        multiply(set, &self.0, words, tile);
+        multiply(set, &self.0, inputs, tile);
     }
 }
 
 /// Input rows rounded in every way that some matrix wants.
 #[derive(Debug, Default)]
 pub(super) struct Rounded {
-    small: Vec<i32>,
-    large: Vec<i32>,
+    small: Vec<SmallBlock>,
+    large: Vec<LargeBlock>,
 }
 
 impl Rounded {
     /// Rounds the rows of `input`, `[inputs, columns]`, for the products with these matrices, all of `columns`.
     pub(super) fn round(&mut self, pool: &Pool, set: InstructionSet, input: &[f32], matrices: &[&Matrix]) {
         let Some(columns) = matrices.first().map(|matrix| matrix.columns()) else { return };
-        for (rounding, words) in [(Rounding::Small, &mut self.small), (Rounding::Large, &mut self.large)] {
-            if matrices.iter().any(|matrix| matrix.0.rounding() == rounding) {
-                let row = rounding.row_words(columns);
-                words.resize(input.len() / columns * row, 0);
-                pool.for_each_chunk(words, row, input.len(), |index, words| {
-                    round(set, rounding, columns, &input[index * columns..(index + 1) * columns], words);
-                });
-            }
+        let wanted = |rounding| matrices.iter().any(|matrix| matrix.0.rounding() == rounding);
+        if wanted(Rounding::Small) {
+            round_rows(pool, set, input, columns, &mut self.small);
+        }
+        if wanted(Rounding::Large) {
+            round_rows(pool, set, input, columns, &mut self.large);
         }
     }
+}
+
+fn round_rows<B: InputBlock>(pool: &Pool, set: InstructionSet, input: &[f32], columns: usize, blocks: &mut Vec<B>) {
+    blocks.resize(input.len() / B::ELEMENTS, B::zeroed());
+    pool.for_each_chunk(blocks, columns / B::ELEMENTS, input.len(), |row, blocks| {
+        B::round(set, &input[row * columns..(row + 1) * columns], blocks);
+    });
 }

@@ -6,6 +6,9 @@ use crate::shape::WeightFormat;
 pub trait TensorSource: Send + Sync {
     /// The tensor of that name, if the source has it.
     fn tensor(&self, name: &str) -> Option<TensorData<'_>>;
+
+    /// The tensor of that name will not be asked for soon: memory that its bytes take may be given back.
+    fn release(&self, _name: &str) {}
 }
 
 /// One tensor as it is stored.

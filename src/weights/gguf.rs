@@ -14,6 +14,7 @@ use std::path::PathBuf;
 use memmap2::Mmap;
 use thiserror::Error;
 
+use crate::os::release_file_pages;
 use crate::shape::WeightFormat;
 use crate::weights::cursor::Cursor;
 
@@ -314,6 +315,13 @@ impl GgufFile {
     /// The tensor of that name.
     pub fn tensor(&self, name: &str) -> Option<TensorView<'_>> {
         self.tensors.get(name).map(|place| self.view(place))
+    }
+
+    /// Gives back the memory that holds a tensor's bytes, if the file is mapped; they are read again when looked at.
+    pub fn release(&self, name: &str) {
+        if let (Source::Mapped(map), Some(place)) = (&self.source, self.tensors.get(name)) {
+            release_file_pages(map, place.start..place.start + place.length);
+        }
     }
 
     /// Every tensor, ascending by name.

@@ -12,7 +12,6 @@ use std::cell::RefCell;
 use std::sync::OnceLock;
 
 use crate::engine::canonical::formats::Large;
-use crate::engine::canonical::formats::Part;
 use crate::engine::canonical::formats::Q4_0;
 use crate::engine::canonical::formats::Q4_1;
 use crate::engine::canonical::formats::Q4K;
@@ -25,7 +24,8 @@ use crate::engine::canonical::formats::Small;
 use crate::engine::canonical::packed::Quads;
 use crate::engine::canonical::products::Task;
 use crate::engine::canonical::products::write;
-use crate::engine::canonical::round::Row;
+use crate::engine::canonical::round::LargeBlock;
+use crate::engine::canonical::round::SmallBlock;
 use crate::engine::canonical::simd::LANES;
 use crate::engine::canonical::simd::Simd;
 use crate::engine::canonical::x86::Avx512;
@@ -65,8 +65,8 @@ fn is_permitted() -> bool {
 
 /// Multiplies as many inputs as fill tiles; returns how many.
 pub(super) fn multiply_tiles(task: &Task<'_>, output: &mut Tile<'_, f32>) -> usize {
-    let count = task.count() / TILE * TILE;
-    if task.count() < WORTH_TILES || !is_available() {
+    let count = output.rows().len() / TILE * TILE;
+    if count < WORTH_TILES || !is_available() {
         return 0;
     }
     // SAFETY: the machine has what the kernels are compiled for, as just checked.
@@ -129,9 +129,19 @@ impl Drop for Tiles {
 #[repr(C, align(64))]
 struct Sums([[i32; LANES]; TILE]);
 
+/// What belongs to one block of the sixteen inputs of a tile.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+struct Parts {
+    scales: [f32; TILE],
+    totals: [i32; TILE],
+}
+
 thread_local! {
     /// A group's weights as bytes.
     static EXPANDED: RefCell<Vec<Quads>> = const { RefCell::new(Vec::new()) };
+    /// `[tiles, blocks]`.
+    static PARTS: RefCell<Vec<Parts>> = const { RefCell::new(Vec::new()) };
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
@@ -139,51 +149,74 @@ fn small<F: Small>(task: &Task<'_>, count: usize, output: &mut Tile<'_, f32>) {
     let Some(simd) = Avx512::<true>::detect() else { return };
     // SAFETY: the caller checked that there is AMX.
     let tiles = unsafe { Tiles::new(32) };
+    let Some(inputs) = F::inputs(task.inputs) else { return };
+    let length = task.weights.columns() / F::COLUMNS;
     EXPANDED.with_borrow_mut(|expanded| {
-        for group in task.groups.clone() {
-            let blocks = task.weights.group::<F>(group);
-            expanded.clear();
-            for block in blocks {
-                expanded.extend_from_slice(&F::expand(simd, block));
+        PARTS.with_borrow_mut(|parts| {
+            parts.clear();
+            for tile in inputs[..count * length].chunks_exact(TILE * length) {
+                parts.extend((0..length).map(|block| parts_of(tile, length, block)));
             }
-            for first in (0..count).step_by(TILE) {
-                small_tile::<F>(simd, task, group, blocks, expanded, first, &tiles, output);
+            for group in task.groups.clone() {
+                let blocks = task.weights.group::<F>(group);
+                expanded.clear();
+                for block in blocks {
+                    expanded.extend_from_slice(&F::expand(simd, block));
+                }
+                let each = inputs.chunks_exact(TILE * length).zip(parts.chunks_exact(length)).enumerate();
+                for (number, (inputs, parts)) in each {
+                    let sums = small_tile::<F>(simd, blocks, expanded, (inputs, parts), &tiles);
+                    write_tile(simd, group, number * TILE, &sums, output);
+                }
             }
-        }
+        });
     });
 }
 
+/// - `inputs`: `[16, length]`
 #[inline(always)]
-#[allow(clippy::too_many_arguments, reason = "what a tile is made of")]
+fn parts_of(inputs: &[SmallBlock], length: usize, block: usize) -> Parts {
+    let mut parts = Parts { scales: [0.0; TILE], totals: [0; TILE] };
+    for (input, row) in inputs.chunks_exact(length).enumerate() {
+        parts.scales[input] = row[block].scale;
+        parts.totals[input] = row[block].total;
+    }
+    parts
+}
+
+/// - `inputs`: `[16, blocks]`
+#[inline(always)]
 fn small_tile<F: Small>(
     simd: Avx512<true>,
-    task: &Task<'_>,
-    group: usize,
     blocks: &[F::Block],
     expanded: &[Quads],
-    first: usize,
+    (inputs, parts): (&[SmallBlock], &[Parts]),
     _: &Tiles,
-    output: &mut Tile<'_, f32>,
-) {
-    let rows: [Row<'_>; TILE] = std::array::from_fn(|index| task.row(first + index));
-    let (stride, weights) = (task.row_stride(), expanded.as_chunks::<8>().0);
+) -> [__m512; TILE] {
+    assert_eq!(inputs.len(), TILE * blocks.len(), "a tile has sixteen inputs");
+    let (stride, weights) = (size_of_val(blocks_of(inputs, blocks.len())), expanded.as_chunks::<8>().0);
     let mut sums = [simd.splat(0.0); TILE];
     let mut dots = [Sums([[0; LANES]; TILE]), Sums([[0; LANES]; TILE])];
     // The matrix unit works on a block while the one before is finished.
     for index in 0..=blocks.len() {
         if let Some(weights) = weights.get(index) {
-            let codes = &rows[0].codes[8 * index..];
-            // SAFETY: 16 rows of 32 bytes lie at `codes`, each `stride` after the one before, because the task has 16 inputs
-            // from `first` on.
-            unsafe { multiply_block(codes.as_ptr(), stride, weights, &mut dots[index % 2], index % 2) };
+            let codes = inputs[index].codes.as_ptr();
+            // SAFETY: 16 rows of 32 bytes lie at `codes`, each `stride` after the one before, as just checked.
+            unsafe { multiply_block(codes, stride, weights, &mut dots[index % 2], index % 2) };
         }
         let Some(done) = index.checked_sub(1) else { continue };
-        let scales = F::scales(simd, &blocks[done]);
-        for (input, (sum, dot)) in rows.iter().zip(sums.iter_mut().zip(&dots[done % 2].0)) {
-            *sum = F::finish(simd, &scales, Part::of(input, done), simd.load_ints(dot), *sum);
+        let (scales, parts) = (F::scales(simd, &blocks[done]), &parts[done]);
+        for (input, sum) in sums.iter_mut().enumerate() {
+            let dot = simd.load_ints(&dots[done % 2].0[input]);
+            *sum = F::finish(simd, &scales, parts.scales[input], parts.totals[input], dot, *sum);
         }
     }
-    write_tile(simd, group, first, &sums, output);
+    sums
+}
+
+/// The first row of inputs.
+fn blocks_of<T>(inputs: &[T], length: usize) -> &[T] {
+    &inputs[..length]
 }
 
 /// # Safety
@@ -236,11 +269,13 @@ fn large<F: Large>(task: &Task<'_>, count: usize, output: &mut Tile<'_, f32>) {
     let Some(simd) = Avx512::<true>::detect() else { return };
     // SAFETY: the caller checked that there is AMX.
     let tiles = unsafe { Tiles::new(64) };
+    let Some(inputs) = F::inputs(task.inputs) else { return };
+    let length = task.weights.columns() / F::COLUMNS;
     TOTALS.with_borrow_mut(|totals| {
         totals.clear();
-        for input in 0..count {
-            totals.extend(task.row(input).sums.as_chunks::<4>().0.iter().map(pair_of_totals));
-        }
+        totals.extend(
+            inputs[..count * length].iter().flat_map(|block| block.totals.as_chunks::<4>().0).map(pair_of_totals),
+        );
         PLANES.with_borrow_mut(|planes| {
             for group in task.groups.clone() {
                 let blocks = task.weights.group::<F>(group);
@@ -249,58 +284,54 @@ fn large<F: Large>(task: &Task<'_>, count: usize, output: &mut Tile<'_, f32>) {
                     F::expand(block, &mut planes.planes);
                     planes.minima = F::minima(block);
                 }
-                for first in (0..count).step_by(TILE) {
-                    large_tile::<F>(simd, task, group, blocks, planes, totals, first, &tiles, output);
+                let each = inputs.chunks_exact(TILE * length).zip(totals.chunks_exact(4 * TILE * length)).enumerate();
+                for (number, (inputs, totals)) in each {
+                    let sums = large_tile::<F>(simd, blocks, planes, (inputs, totals), &tiles);
+                    write_tile(simd, group, number * TILE, &sums, output);
                 }
             }
         });
     });
 }
 
-/// The sums of the codes of two parts of 32, from those of four of 16. Each fits into 16 bits: 32 × 127 is 4,064.
+/// The sums of the codes of two pairs of parts of 16 as halves of a word. Each fits into 16 bits: 32 × 127 is 4,064.
 #[inline(always)]
 fn pair_of_totals(sums: &[i32; 4]) -> i32 {
     let [a, b, c, d] = *sums;
     (a + b) & 0xffff | (c + d) << 16
 }
 
+/// - `inputs`: `[16, blocks]`; `totals`: `[16, blocks, 4]`
 #[inline(always)]
-#[allow(clippy::too_many_arguments, reason = "what a tile is made of")]
 fn large_tile<F: Large>(
     simd: Avx512<true>,
-    task: &Task<'_>,
-    group: usize,
     blocks: &[F::Block],
     planes: &[Planes],
-    totals: &[i32],
-    first: usize,
+    (inputs, totals): (&[LargeBlock], &[i32]),
     _: &Tiles,
-    output: &mut Tile<'_, f32>,
-) {
-    let rows: [Row<'_>; TILE] = std::array::from_fn(|index| task.row(first + index));
-    let stride = task.row_stride();
+) -> [__m512; TILE] {
+    let length = blocks.len();
+    assert_eq!(inputs.len(), TILE * length, "a tile has sixteen inputs");
+    let stride = size_of_val(blocks_of(inputs, length));
     let mut sums = [simd.splat(0.0); TILE];
     let (mut high, mut low) = (Sums([[0; LANES]; TILE]), Sums([[0; LANES]; TILE]));
     for (index, (block, planes)) in blocks.iter().zip(planes).enumerate() {
-        let codes = &rows[0].codes[64 * index..];
-        // SAFETY: 16 rows of 256 bytes lie at `codes`, each `stride` after the one before, because the task has 16 inputs from
-        // `first` on; each plane has 64 rows of 64 bytes, and `high` and `low` 16 of them.
-        unsafe { multiply_planes(codes.as_ptr(), stride, &planes.planes, &mut high, &mut low) };
+        let codes = inputs[index].codes.as_ptr();
+        // SAFETY: 16 rows of 256 bytes lie at `codes`, each `stride` after the one before, as just checked.
+        unsafe { multiply_planes(codes, stride, &planes.planes, &mut high, &mut low) };
         let scales = F::scales(simd, block);
         for (input, sum) in sums.iter_mut().enumerate() {
             let (high, low) = (simd.load_ints(&high.0[input]), simd.load_ints(&low.0[input]));
             let dot = simd.add_ints(simd.shift_left::<6>(high), low);
+            let at = input * length + index;
             let minimum = match &planes.minima {
-                Some(minima) => {
-                    let at = ((first + input) * blocks.len() + index) * 4;
-                    sum_minima(simd, minima, &totals[at..at + 4])
-                }
+                Some(minima) => sum_minima(simd, minima, &totals[4 * at..4 * at + 4]),
                 None => simd.splat_int(0),
             };
-            *sum = F::finish(simd, &scales, rows[input].scale(index), dot, minimum, *sum);
+            *sum = F::finish(simd, &scales, inputs[at].scale, dot, minimum, *sum);
         }
     }
-    write_tile(simd, group, first, &sums, output);
+    sums
 }
 
 /// # Safety

@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use crate::engine::canonical::formats::Format;
 use crate::engine::canonical::packed::Packed;
-use crate::engine::canonical::round::Row;
+use crate::engine::canonical::round::Inputs;
 use crate::engine::canonical::simd::InstructionSet;
 use crate::engine::canonical::simd::LANES;
 use crate::engine::canonical::simd::Simd;
@@ -19,36 +19,27 @@ use crate::shape::WeightFormat;
 #[derive(Clone, Debug)]
 pub(super) struct Task<'a> {
     pub(super) weights: &'a Packed,
-    /// Rounded rows, one after the other.
-    pub(super) inputs: &'a [i32],
+    /// Rows of input, one after the other.
+    pub(super) inputs: Inputs<'a>,
     pub(super) groups: Range<usize>,
 }
 
 impl<'a> Task<'a> {
-    pub(super) fn row(&self, index: usize) -> Row<'a> {
-        let (rounding, columns) = (self.weights.rounding(), self.weights.columns());
-        let words = rounding.row_words(columns);
-        Row::new(rounding, columns, &self.inputs[index * words..(index + 1) * words])
-    }
-
-    /// Bytes from one rounded row to the next.
-    pub(super) fn row_stride(&self) -> usize {
-        4 * self.weights.rounding().row_words(self.weights.columns())
-    }
-
-    pub(super) fn count(&self) -> usize {
-        self.inputs.len() / self.weights.rounding().row_words(self.weights.columns())
+    /// The rows of input of a matrix of format `F`.
+    pub(super) fn rows<F: Format>(&self) -> std::slice::ChunksExact<'a, F::Input> {
+        let blocks = F::inputs(self.inputs).expect("inputs are rounded as the matrix wants them");
+        blocks.chunks_exact(self.weights.columns() / F::COLUMNS)
     }
 }
 
 /// Multiplies rows of input with those rows of a matrix that are the columns of a tile of its output.
 ///
-/// - `inputs`: as `round::round` made them for the matrix's rounding
+/// - `inputs`: rounded as the matrix wants them
 /// - `tile`: of `[inputs, rows of the matrix]`; all inputs, and columns from a multiple of 16 on
 ///
 /// # Panics
-/// If the tile begins within a group.
-pub(in crate::engine) fn multiply(set: InstructionSet, weights: &Packed, inputs: &[i32], tile: &mut Tile<'_, f32>) {
+/// If the tile begins within a group, or the inputs are rounded in another way.
+pub(in crate::engine) fn multiply(set: InstructionSet, weights: &Packed, inputs: Inputs<'_>, tile: &mut Tile<'_, f32>) {
     let columns = tile.columns();
     assert!(columns.start.is_multiple_of(LANES), "tiles are whole groups");
     let groups = columns.start / LANES..columns.end.div_ceil(LANES);
@@ -89,34 +80,35 @@ kernels! {
 /// Multiplies inputs from `skip` on.
 #[inline(always)]
 fn run<F: Format, S: Simd>(s: S, task: &Task<'_>, skip: usize, output: &mut Tile<'_, f32>) {
-    let count = task.count();
+    let rows = task.rows::<F>();
+    let count = rows.len();
     for group in task.groups.clone() {
         let blocks = task.weights.group::<F>(group);
-        let mut first = skip;
+        let (mut rows, mut first) = (rows.clone().skip(skip), skip);
         while first < count {
             first += match count - first {
-                8.. if S::TILE >= 8 => tile::<F, S, 8>(s, task, group, blocks, first, output),
-                4.. => tile::<F, S, 4>(s, task, group, blocks, first, output),
-                2.. => tile::<F, S, 2>(s, task, group, blocks, first, output),
-                _ => tile::<F, S, 1>(s, task, group, blocks, first, output),
+                8.. if S::TILE >= 8 => tile::<F, S, 8>(s, &mut rows, blocks, (group, first), output),
+                4.. => tile::<F, S, 4>(s, &mut rows, blocks, (group, first), output),
+                2.. => tile::<F, S, 2>(s, &mut rows, blocks, (group, first), output),
+                _ => tile::<F, S, 1>(s, &mut rows, blocks, (group, first), output),
             };
         }
     }
 }
 
-/// Multiplies `N` inputs from `first` on; returns `N`.
+/// Multiplies the next `N` inputs, which begin with number `first`; returns `N`.
 #[inline(always)]
-fn tile<F: Format, S: Simd, const N: usize>(
+fn tile<'a, F: Format, S: Simd, const N: usize>(
     s: S,
-    task: &Task<'_>,
-    group: usize,
+    rows: &mut impl Iterator<Item = &'a [F::Input]>,
     blocks: &[F::Block],
-    first: usize,
+    (group, first): (usize, usize),
     output: &mut Tile<'_, f32>,
 ) -> usize {
-    let mut inputs = [Row { codes: &[], scales: &[], sums: &[] }; N];
-    for (index, input) in inputs.iter_mut().enumerate() {
-        *input = task.row(first + index);
+    let mut inputs: [&[F::Input]; N] = [&[]; N];
+    for (input, row) in inputs.iter_mut().zip(rows) {
+        // As long as the blocks, so that nothing needs to be checked block by block.
+        *input = &row[..blocks.len()];
     }
     let sums = F::product(s, blocks, &inputs);
     for (index, sum) in sums.iter().enumerate() {

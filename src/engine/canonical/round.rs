@@ -8,6 +8,9 @@
 //!
 //! The floor of the scale keeps `inverse` finite; a block below it consists of zeros.
 
+use bytemuck::Pod;
+use bytemuck::Zeroable;
+
 use crate::engine::canonical::simd::InstructionSet;
 use crate::engine::canonical::simd::LANES;
 use crate::engine::canonical::simd::Simd;
@@ -30,102 +33,93 @@ pub(in crate::engine) enum Rounding {
     Large,
 }
 
-impl Rounding {
-    /// Elements of a block.
-    pub(super) const fn block(self) -> usize {
-        match self {
-            Self::None => 1,
-            Self::Small => 32,
-            Self::Large => 256,
-        }
-    }
-
-    /// Elements of which sums are kept.
-    const fn summed(self) -> usize {
-        match self {
-            Self::None => 1,
-            Self::Small => 32,
-            Self::Large => 16,
-        }
-    }
-
-    /// Words of a rounded row of so many elements, which fill whole blocks.
-    pub(in crate::engine) const fn row_words(self, columns: usize) -> usize {
-        match self {
-            Self::None => columns,
-            Self::Small | Self::Large => columns / 4 + columns / self.block() + columns / self.summed(),
-        }
-    }
+/// A rounded block of 32 elements.
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C)]
+pub(in crate::engine) struct SmallBlock {
+    /// Four codes a word, the first in the lowest byte.
+    pub(super) codes: [i32; 8],
+    pub(super) scale: f32,
+    /// The sum of the codes.
+    pub(super) total: i32,
+    unused: [i32; 2],
 }
 
-/// A row of input as a product wants it: one stretch of words, so that rows are rounded independently.
-///
-/// Rounded: `[columns / 4]` words of four codes each, the first in the lowest byte; then the scales of the blocks as bits;
-/// then the sums of the codes of every 32 elements, or of every 16 in large blocks. Not rounded: the bits of the elements.
+/// A rounded block of 256 elements.
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C)]
+pub(in crate::engine) struct LargeBlock {
+    /// Four codes a word, the first in the lowest byte.
+    pub(super) codes: [i32; 64],
+    /// The sums of 16 codes each.
+    pub(super) totals: [i32; 16],
+    pub(super) scale: f32,
+    unused: [i32; 3],
+}
+
+/// Rows of input, one after the other, as a product wants them.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Row<'a> {
-    pub(super) codes: &'a [i32],
-    pub(super) scales: &'a [i32],
-    pub(super) sums: &'a [i32],
+pub(in crate::engine) enum Inputs<'a> {
+    /// Not rounded.
+    Plain(&'a [f32]),
+    /// Rounded in small blocks.
+    Small(&'a [SmallBlock]),
+    /// Rounded in large blocks.
+    Large(&'a [LargeBlock]),
 }
 
-impl<'a> Row<'a> {
-    /// The parts of a rounded row of `columns` elements.
-    #[inline(always)]
-    pub(super) fn new(rounding: Rounding, columns: usize, words: &'a [i32]) -> Self {
-        if rounding == Rounding::None {
-            return Self { codes: words, scales: &[], sums: &[] };
-        }
-        let (codes, rest) = words.split_at(columns / 4);
-        let (scales, sums) = rest.split_at(columns / rounding.block());
-        Self { codes, scales, sums }
-    }
+/// A rounded block of input.
+pub(in crate::engine) trait InputBlock: Pod + Sync + Send {
+    /// Elements of a block.
+    const ELEMENTS: usize;
 
-    /// The scale of a block.
-    #[inline(always)]
-    pub(super) fn scale(&self, block: usize) -> f32 {
-        f32::from_bits(self.scales[block] as u32)
+    /// Rounds `row`, which fills whole blocks, into `blocks`.
+    fn round(set: InstructionSet, row: &[f32], blocks: &mut [Self]);
+}
+
+impl InputBlock for SmallBlock {
+    const ELEMENTS: usize = 32;
+
+    fn round(set: InstructionSet, row: &[f32], blocks: &mut [Self]) {
+        round_small(set, row, blocks);
     }
 }
 
-/// Rounds rows of input.
-///
-/// - `input`: `[rows, columns]`; `columns` must fill whole blocks
-/// - `words`: `[rows, rounding.row_words(columns)]`
-pub(in crate::engine) fn round(
-    set: InstructionSet,
-    rounding: Rounding,
-    columns: usize,
-    input: &[f32],
-    words: &mut [i32],
-) {
-    let rows = input.chunks_exact(columns).zip(words.chunks_exact_mut(rounding.row_words(columns)));
-    for (input, words) in rows {
-        if rounding == Rounding::None {
-            for (word, value) in words.iter_mut().zip(input) {
-                *word = value.to_bits() as i32;
-            }
-        } else {
-            round_row(set, rounding, input, words);
-        }
+impl InputBlock for LargeBlock {
+    const ELEMENTS: usize = 256;
+
+    fn round(set: InstructionSet, row: &[f32], blocks: &mut [Self]) {
+        round_large(set, row, blocks);
     }
 }
 
 kernels! {
-    fn round_row(rounding: Rounding, input: &[f32], words: &mut [i32]) = round_blocks;
+    fn round_small(row: &[f32], blocks: &mut [SmallBlock]) = small_body;
+    fn round_large(row: &[f32], blocks: &mut [LargeBlock]) = large_body;
 }
 
 #[inline(always)]
-fn round_blocks<S: Simd>(s: S, rounding: Rounding, input: &[f32], words: &mut [i32]) {
-    let (codes, rest) = words.split_at_mut(input.len() / 4);
-    let (scales, sums) = rest.split_at_mut(input.len() / rounding.block());
-    let blocks = input.chunks_exact(rounding.block()).zip(codes.chunks_exact_mut(rounding.block() / 4));
-    for ((input, codes), scale) in blocks.zip(scales) {
-        *scale = round_block(s, input.as_chunks().0, codes.as_chunks_mut().0).to_bits() as i32;
+fn small_body<S: Simd>(s: S, row: &[f32], blocks: &mut [SmallBlock]) {
+    for (input, block) in row.chunks_exact(SmallBlock::ELEMENTS).zip(blocks) {
+        block.scale = round_block(s, input.as_chunks().0, block.codes.as_chunks_mut().0);
+        block.total = total(&block.codes);
     }
-    for (sum, codes) in sums.iter_mut().zip(codes.chunks_exact(rounding.summed() / 4)) {
-        *sum = codes.iter().flat_map(|word| word.to_le_bytes()).map(|code| i32::from(code as i8)).sum();
+}
+
+#[inline(always)]
+fn large_body<S: Simd>(s: S, row: &[f32], blocks: &mut [LargeBlock]) {
+    for (input, block) in row.chunks_exact(LargeBlock::ELEMENTS).zip(blocks) {
+        block.scale = round_block(s, input.as_chunks().0, block.codes.as_chunks_mut().0);
+        for (sum, codes) in block.totals.iter_mut().zip(block.codes.as_chunks::<4>().0) {
+            *sum = total(codes);
+        }
     }
+}
+
+/// The sum of the codes in some words.
+#[inline(always)]
+fn total(words: &[i32]) -> i32 {
+    words.iter().flat_map(|word| word.to_le_bytes()).map(|code| i32::from(code as i8)).sum()
 }
 
 /// Returns the scale.

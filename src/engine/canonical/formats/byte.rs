@@ -4,16 +4,14 @@ use bytemuck::Pod;
 use bytemuck::Zeroable;
 
 use crate::engine::canonical::formats::Format;
-use crate::engine::canonical::formats::Part;
 use crate::engine::canonical::formats::Small;
-use crate::engine::canonical::formats::codes32;
-use crate::engine::canonical::formats::quads;
 use crate::engine::canonical::half::widen;
 use crate::engine::canonical::packed::Halves;
 use crate::engine::canonical::packed::Quads;
 use crate::engine::canonical::packed::same_size;
+use crate::engine::canonical::round::Inputs;
 use crate::engine::canonical::round::Rounding;
-use crate::engine::canonical::round::Row;
+use crate::engine::canonical::round::SmallBlock;
 use crate::engine::canonical::simd::LANES;
 use crate::engine::canonical::simd::Simd;
 
@@ -42,11 +40,22 @@ impl Format for Q8_0 {
     type Stored = Stored;
     type Block = Block;
     const COLUMNS: usize = 32;
+    type Input = SmallBlock;
     const ROUNDING: Rounding = Rounding::Small;
 
+    fn inputs(inputs: Inputs<'_>) -> Option<&[SmallBlock]> {
+        if let Inputs::Small(blocks) = inputs { Some(blocks) } else { None }
+    }
+
     fn pack(rows: &[Stored; LANES]) -> Block {
-        let biased = |j: usize| quads(|row, i| rows[row].quants[4 * j + i] ^ 128);
-        Block { scales: rows.map(|row| row.scale), quads: std::array::from_fn(biased) }
+        let mut quads = [[0; 4 * LANES]; 8];
+        for (row, stored) in rows.iter().enumerate() {
+            for (quads, quants) in quads.iter_mut().zip(stored.quants.as_chunks::<4>().0) {
+                let biased = u32::from_ne_bytes(*quants) ^ 0x8080_8080;
+                quads[4 * row..4 * row + 4].copy_from_slice(&biased.to_ne_bytes());
+            }
+        }
+        Block { scales: rows.map(|row| row.scale), quads }
     }
 
     fn unpack(block: &Block, row: usize, out: &mut [f32]) {
@@ -58,27 +67,20 @@ impl Format for Q8_0 {
     }
 
     #[inline(always)]
-    fn accumulate<S: Simd, const N: usize>(
-        s: S,
-        block: &Block,
-        index: usize,
-        inputs: &[Row<'_>; N],
-        sums: &mut [S::F; N],
-    ) {
-        let codes = codes32(inputs, index);
+    fn accumulate<S: Simd, const N: usize>(s: S, block: &Block, inputs: &[&Self::Input; N], sums: &mut [S::F; N]) {
         let mut dots = [s.splat_int(0); N];
         for n in 0..N {
-            dots[n] = s.biased(inputs[n].sums[index]);
+            dots[n] = s.biased(inputs[n].total);
         }
         for (j, quads) in block.quads.iter().enumerate() {
             let weights = s.load_bytes(quads);
             for n in 0..N {
-                dots[n] = s.close(dots[n], s.dot_biased(s.open(dots[n]), weights, codes[n][j]));
+                dots[n] = s.close(dots[n], s.dot_biased(s.open(dots[n]), weights, inputs[n].codes[j]));
             }
         }
         let scales = s.load_halves(&block.scales);
         for n in 0..N {
-            sums[n] = s.fma(s.float(dots[n]), s.mul(scales, s.splat(inputs[n].scale(index))), sums[n]);
+            sums[n] = s.fma(s.float(dots[n]), s.mul(scales, s.splat(inputs[n].scale)), sums[n]);
         }
     }
 }
@@ -95,8 +97,8 @@ impl Small for Q8_0 {
     }
 
     #[inline(always)]
-    fn finish<S: Simd>(s: S, scales: &[S::F; 2], input: Part, dot: S::I, sum: S::F) -> S::F {
-        let dot = s.add_ints(dot, s.splat_int(-128 * input.total));
-        s.fma(s.float(dot), s.mul(scales[0], s.splat(input.scale)), sum)
+    fn finish<S: Simd>(s: S, scales: &[S::F; 2], scale: f32, total: i32, dot: S::I, sum: S::F) -> S::F {
+        let dot = s.add_ints(dot, s.splat_int(-128 * total));
+        s.fma(s.float(dot), s.mul(scales[0], s.splat(scale)), sum)
     }
 }

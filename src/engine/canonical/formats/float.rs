@@ -7,9 +7,10 @@ use bytemuck::Pod;
 
 use crate::engine::canonical::formats::AHEAD;
 use crate::engine::canonical::formats::Format;
+use crate::engine::canonical::formats::at;
 use crate::engine::canonical::half::widen;
+use crate::engine::canonical::round::Inputs;
 use crate::engine::canonical::round::Rounding;
-use crate::engine::canonical::round::Row;
 use crate::engine::canonical::simd::LANES;
 use crate::engine::canonical::simd::Simd;
 
@@ -86,7 +87,12 @@ where
     type Stored = E::Stored;
     type Block = [E::Stored; LANES];
     const COLUMNS: usize = 1;
+    type Input = f32;
     const ROUNDING: Rounding = Rounding::None;
+
+    fn inputs(inputs: Inputs<'_>) -> Option<&[f32]> {
+        if let Inputs::Plain(elements) = inputs { Some(elements) } else { None }
+    }
 
     fn pack(rows: &[E::Stored; LANES]) -> Self::Block {
         *rows
@@ -100,29 +106,26 @@ where
     fn accumulate<S: Simd, const N: usize>(
         s: S,
         block: &Self::Block,
-        index: usize,
-        inputs: &[Row<'_>; N],
+        inputs: &[&Self::Input; N],
         sums: &mut [S::F; N],
     ) {
         let weights = E::load(s, block);
-        for (input, sum) in inputs.iter().zip(sums) {
-            let value = f32::from_bits(input.codes[index] as u32);
-            *sum = s.fma(weights, s.splat(value), *sum);
+        for n in 0..N {
+            sums[n] = s.fma(weights, s.splat(*inputs[n]), sums[n]);
         }
     }
 
     #[inline(always)]
-    fn product<S: Simd, const N: usize>(s: S, blocks: &[Self::Block], inputs: &[Row<'_>; N]) -> [S::F; N] {
+    fn product<S: Simd, const N: usize>(s: S, blocks: &[Self::Block], inputs: &[&[f32]; N]) -> [S::F; N] {
         let mut sums = [s.splat(0.0); N];
         for (stretch, columns) in blocks.chunks(STRETCH).enumerate() {
-            let inputs = inputs.map(|input| Row { codes: &input.codes[STRETCH * stretch..][..columns.len()], ..input });
             let mut part = [s.splat(0.0); N];
-            for (index, column) in columns.iter().enumerate() {
+            for (index, column) in (STRETCH * stretch..).zip(columns) {
                 s.prefetch(bytemuck::bytes_of(column), AHEAD);
-                Self::accumulate(s, column, index, &inputs, &mut part);
+                Self::accumulate(s, column, &at(inputs, index), &mut part);
             }
-            for (sum, part) in sums.iter_mut().zip(part) {
-                *sum = s.add(*sum, part);
+            for n in 0..N {
+                sums[n] = s.add(sums[n], part[n]);
             }
         }
         sums

@@ -16,8 +16,10 @@ pub(super) use nibble::Nibble;
 pub(super) use six::Q6K;
 pub(super) use super_nibble::SuperNibble;
 
+use crate::engine::canonical::round::Inputs;
+use crate::engine::canonical::round::LargeBlock;
 use crate::engine::canonical::round::Rounding;
-use crate::engine::canonical::round::Row;
+use crate::engine::canonical::round::SmallBlock;
 use crate::engine::canonical::simd::LANES;
 use crate::engine::canonical::simd::Simd;
 
@@ -42,35 +44,46 @@ pub(super) trait Format {
     type Block: Pod;
     /// Elements of a block of one row.
     const COLUMNS: usize;
+    /// A block of input that goes with a block of weights.
+    type Input: Pod;
     /// What inputs must be rounded to.
     const ROUNDING: Rounding;
+
+    /// The rows of input, if they are rounded as they must be.
+    fn inputs(inputs: Inputs<'_>) -> Option<&[Self::Input]>;
 
     fn pack(rows: &[Self::Stored; LANES]) -> Self::Block;
 
     /// Writes the block of row `row` as f32 into `out`, of `COLUMNS` elements.
     fn unpack(block: &Self::Block, row: usize, out: &mut [f32]);
 
-    /// Adds to `sums[n]` the products of the sixteen rows' block with block `index` of input `n`.
-    fn accumulate<S: Simd, const N: usize>(
-        s: S,
-        block: &Self::Block,
-        index: usize,
-        inputs: &[Row<'_>; N],
-        sums: &mut [S::F; N],
-    );
+    /// Adds to `sums[n]` the products of the sixteen rows' block with that of input `n`.
+    fn accumulate<S: Simd, const N: usize>(s: S, block: &Self::Block, inputs: &[&Self::Input; N], sums: &mut [S::F; N]);
 
     /// The products of sixteen rows with some inputs: from +0, block after block.
+    ///
+    /// - `inputs`: each as long as `blocks`
     #[inline(always)]
-    fn product<S: Simd, const N: usize>(s: S, blocks: &[Self::Block], inputs: &[Row<'_>; N]) -> [S::F; N] {
+    fn product<S: Simd, const N: usize>(s: S, blocks: &[Self::Block], inputs: &[&[Self::Input]; N]) -> [S::F; N] {
         let mut sums = [s.splat(0.0); N];
         for (index, block) in blocks.iter().enumerate() {
             for line in (0..size_of::<Self::Block>()).step_by(CACHE_LINE) {
                 s.prefetch(bytemuck::bytes_of(block), line + AHEAD);
             }
-            Self::accumulate(s, block, index, inputs, &mut sums);
+            Self::accumulate(s, block, &at(inputs, index), &mut sums);
         }
         sums
     }
+}
+
+/// Block `index` of each input.
+#[inline(always)]
+fn at<'a, T, const N: usize>(inputs: &[&'a [T]; N], index: usize) -> [&'a T; N] {
+    let mut blocks = [&inputs[0][index]; N];
+    for n in 1..N {
+        blocks[n] = &inputs[n][index];
+    }
+    blocks
 }
 
 /// Bytes of a cache line.
@@ -79,22 +92,8 @@ const CACHE_LINE: usize = 64;
 /// How far ahead of its use memory is asked for, in bytes (measured).
 const AHEAD: usize = 2048;
 
-/// What belongs to a block of 32 elements of input: its scale, and the sum of its codes.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Part {
-    pub(super) scale: f32,
-    pub(super) total: i32,
-}
-
-impl Part {
-    #[inline(always)]
-    pub(super) fn of(input: &Row<'_>, index: usize) -> Self {
-        Self { scale: input.scale(index), total: input.sums[index] }
-    }
-}
-
 /// A format with blocks of 32, in the two steps that matrix units need.
-pub(super) trait Small: Format {
+pub(super) trait Small: Format<Input = SmallBlock> {
     /// The quads of a block as unsigned bytes.
     fn expand<S: Simd>(s: S, block: &Self::Block) -> [[u8; 4 * LANES]; 8];
 
@@ -104,11 +103,11 @@ pub(super) trait Small: Format {
     /// Adds a block's part to a sum.
     ///
     /// - `dot`: the dot products of the sixteen rows' unsigned bytes with the codes
-    fn finish<S: Simd>(s: S, scales: &[S::F; 2], input: Part, dot: S::I, sum: S::F) -> S::F;
+    fn finish<S: Simd>(s: S, scales: &[S::F; 2], scale: f32, total: i32, dot: S::I, sum: S::F) -> S::F;
 }
 
 /// A format with super-blocks of 256, in the two steps that matrix units need.
-pub(super) trait Large: Format {
+pub(super) trait Large: Format<Input = LargeBlock> {
     /// Quants times part scales, as `64 × high + low`, both in signed bytes: `[high, low]`.
     fn expand(block: &Self::Block, planes: &mut [[[i8; 4 * LANES]; 64]; 2]);
 
@@ -188,12 +187,27 @@ fn quads(value: impl Fn(usize, usize) -> u8) -> [u8; 4 * LANES] {
 
 /// Nibbles of 32 columns of sixteen rows in four vectors: quad `j` in the lower halves of vector `j`, quad `j + 4` in the upper.
 fn pack_nibbles(rows: &[Columns32; LANES]) -> [[u8; 4 * LANES]; 4] {
-    std::array::from_fn(|j| quads(|row, i| rows[row][4 * j + i] & 15 | (rows[row][4 * (j + 4) + i] & 15) << 4))
+    const LOW: u32 = 0x0f0f_0f0f;
+    let mut packed = [[0; 4 * LANES]; 4];
+    for (row, columns) in rows.iter().enumerate() {
+        let quad = |j: usize| u32::from_ne_bytes(columns.as_chunks::<4>().0[j]) & LOW;
+        for (j, packed) in packed.iter_mut().enumerate() {
+            packed[4 * row..4 * row + 4].copy_from_slice(&(quad(j) | quad(j + 4) << 4).to_ne_bytes());
+        }
+    }
+    packed
 }
 
 /// The fifth bits of 32 columns of sixteen rows: bit `j` of a byte is that of quad `j`.
 fn pack_fifths(rows: &[Columns32; LANES]) -> [u8; 4 * LANES] {
-    quads(|row, i| (0..8).fold(0, |bits, j| bits | (rows[row][4 * j + i] >> 4 & 1) << j))
+    const FIFTH: u32 = 0x1010_1010;
+    let mut packed = [0; 4 * LANES];
+    for (packed, columns) in packed.as_chunks_mut::<4>().0.iter_mut().zip(rows) {
+        let quads = columns.as_chunks::<4>().0.iter().enumerate();
+        let bits = quads.fold(0, |bits, (j, quad)| bits | (u32::from_ne_bytes(*quad) & FIFTH) >> 4 << j);
+        *packed = bits.to_ne_bytes();
+    }
+    packed
 }
 
 /// The nibble of a column of a row, as [`pack_nibbles`] left it.
@@ -244,12 +258,12 @@ fn load_fives<S: Simd>(s: S, packed: &[[u8; 4 * LANES]; 4], fifths: &[u8; 4 * LA
     ]
 }
 
-/// Words `8 × block..8 × block + 8` of each input's codes: those of 32 columns.
+/// The codes of stretch `stretch` of 32 columns of each input.
 #[inline(always)]
-fn codes32<'a, const N: usize>(inputs: &[Row<'a>; N], block: usize) -> [&'a [i32; 8]; N] {
-    let mut codes = [&[0; 8]; N];
-    for n in 0..N {
-        codes[n] = inputs[n].codes[8 * block..].first_chunk().expect("inputs are as long as rows");
+fn codes32<'a, const N: usize>(inputs: &[&'a LargeBlock; N], stretch: usize) -> [&'a [i32; 8]; N] {
+    let mut codes = [&inputs[0].codes.as_chunks().0[stretch]; N];
+    for n in 1..N {
+        codes[n] = &inputs[n].codes.as_chunks().0[stretch];
     }
     codes
 }

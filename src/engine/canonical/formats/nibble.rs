@@ -4,9 +4,7 @@ use bytemuck::Pod;
 use bytemuck::Zeroable;
 
 use crate::engine::canonical::formats::Format;
-use crate::engine::canonical::formats::Part;
 use crate::engine::canonical::formats::Small;
-use crate::engine::canonical::formats::codes32;
 use crate::engine::canonical::formats::dots32;
 use crate::engine::canonical::formats::fifth;
 use crate::engine::canonical::formats::load_fives;
@@ -19,8 +17,9 @@ use crate::engine::canonical::half::widen;
 use crate::engine::canonical::packed::Halves;
 use crate::engine::canonical::packed::Quads;
 use crate::engine::canonical::packed::same_size;
+use crate::engine::canonical::round::Inputs;
 use crate::engine::canonical::round::Rounding;
-use crate::engine::canonical::round::Row;
+use crate::engine::canonical::round::SmallBlock;
 use crate::engine::canonical::simd::LANES;
 use crate::engine::canonical::simd::Simd;
 
@@ -80,7 +79,12 @@ impl<const OFFSET: usize, const FIVE: usize> Format for Nibble<OFFSET, FIVE> {
     type Stored = Stored<OFFSET, FIVE>;
     type Block = Block<OFFSET, FIVE>;
     const COLUMNS: usize = 32;
+    type Input = SmallBlock;
     const ROUNDING: Rounding = Rounding::Small;
+
+    fn inputs(inputs: Inputs<'_>) -> Option<&[SmallBlock]> {
+        if let Inputs::Small(blocks) = inputs { Some(blocks) } else { None }
+    }
 
     fn pack(rows: &[Self::Stored; LANES]) -> Self::Block {
         let columns = rows.each_ref().map(quants);
@@ -108,17 +112,20 @@ impl<const OFFSET: usize, const FIVE: usize> Format for Nibble<OFFSET, FIVE> {
     fn accumulate<S: Simd, const N: usize>(
         s: S,
         block: &Self::Block,
-        index: usize,
-        inputs: &[Row<'_>; N],
+        inputs: &[&Self::Input; N],
         sums: &mut [S::F; N],
     ) {
-        let (weights, codes) = (Self::load(s, block), codes32(inputs, index));
+        let weights = Self::load(s, block);
+        let mut codes = [&inputs[0].codes; N];
+        for n in 1..N {
+            codes[n] = &inputs[n].codes;
+        }
         // 8 × 15 and 4 × 31 are below 128.
         let dots =
             if FIVE == 0 { dots32::<S, N, 8>(s, &weights, &codes) } else { dots32::<S, N, 4>(s, &weights, &codes) };
         let scales = Self::scales(s, block);
         for n in 0..N {
-            sums[n] = Self::finish(s, &scales, Part::of(&inputs[n], index), dots[n], sums[n]);
+            sums[n] = Self::finish(s, &scales, inputs[n].scale, inputs[n].total, dots[n], sums[n]);
         }
     }
 }
@@ -150,13 +157,13 @@ impl<const OFFSET: usize, const FIVE: usize> Small for Nibble<OFFSET, FIVE> {
     }
 
     #[inline(always)]
-    fn finish<S: Simd>(s: S, scales: &[S::F; 2], input: Part, dot: S::I, sum: S::F) -> S::F {
-        let scale = s.splat(input.scale);
+    fn finish<S: Simd>(s: S, scales: &[S::F; 2], scale: f32, total: i32, dot: S::I, sum: S::F) -> S::F {
+        let scale = s.splat(scale);
         if OFFSET == 0 {
-            let dot = s.add_ints(dot, s.splat_int(-Self::ZERO * input.total));
+            let dot = s.add_ints(dot, s.splat_int(-Self::ZERO * total));
             return s.fma(s.float(dot), s.mul(scales[0], scale), sum);
         }
         let sum = s.fma(s.float(dot), s.mul(scales[0], scale), sum);
-        s.fma(s.splat(input.total as f32), s.mul(scales[1], scale), sum)
+        s.fma(s.splat(total as f32), s.mul(scales[1], scale), sum)
     }
 }

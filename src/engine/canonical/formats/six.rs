@@ -15,8 +15,9 @@ use crate::engine::canonical::packed::Bytes;
 use crate::engine::canonical::packed::Halves;
 use crate::engine::canonical::packed::Quads;
 use crate::engine::canonical::packed::same_size;
+use crate::engine::canonical::round::Inputs;
+use crate::engine::canonical::round::LargeBlock;
 use crate::engine::canonical::round::Rounding;
-use crate::engine::canonical::round::Row;
 use crate::engine::canonical::simd::LANES;
 use crate::engine::canonical::simd::Simd;
 
@@ -67,7 +68,12 @@ impl Format for Q6K {
     type Stored = Stored;
     type Block = Block;
     const COLUMNS: usize = 256;
+    type Input = LargeBlock;
     const ROUNDING: Rounding = Rounding::Large;
+
+    fn inputs(inputs: Inputs<'_>) -> Option<&[LargeBlock]> {
+        if let Inputs::Large(blocks) = inputs { Some(blocks) } else { None }
+    }
 
     fn pack(rows: &[Stored; LANES]) -> Block {
         let columns: [_; STRETCHES] = std::array::from_fn(|stretch| rows.each_ref().map(|row| quants(row, stretch)));
@@ -92,23 +98,16 @@ impl Format for Q6K {
     }
 
     #[inline(always)]
-    fn accumulate<S: Simd, const N: usize>(
-        s: S,
-        block: &Block,
-        index: usize,
-        inputs: &[Row<'_>; N],
-        sums: &mut [S::F; N],
-    ) {
+    fn accumulate<S: Simd, const N: usize>(s: S, block: &Block, inputs: &[&Self::Input; N], sums: &mut [S::F; N]) {
         let mut dots = [s.splat_int(0); N];
         for stretch in 0..STRETCHES {
             let weights = load_sixes(s, block, stretch);
             let parts = [s.load_signed(&block.parts[2 * stretch]), s.load_signed(&block.parts[2 * stretch + 1])];
-            let at = STRETCHES * index + stretch;
-            let codes = codes32(inputs, at);
+            let codes = codes32(inputs, stretch);
             for half in 0..2 {
                 let mut products = [s.splat_int(0); N];
                 for n in 0..N {
-                    products[n] = s.splat_int(-32 * inputs[n].sums[2 * at + half]);
+                    products[n] = s.splat_int(-32 * inputs[n].totals[2 * stretch + half]);
                 }
                 // 2 × 63 is below 128.
                 for pair in 0..2 {
@@ -125,7 +124,7 @@ impl Format for Q6K {
         }
         let scales = Self::scales(s, block);
         for n in 0..N {
-            sums[n] = Self::finish(s, &scales, inputs[n].scale(index), dots[n], dots[n], sums[n]);
+            sums[n] = Self::finish(s, &scales, inputs[n].scale, dots[n], dots[n], sums[n]);
         }
     }
 }

@@ -19,8 +19,9 @@ use crate::engine::canonical::packed::Bytes;
 use crate::engine::canonical::packed::Halves;
 use crate::engine::canonical::packed::Quads;
 use crate::engine::canonical::packed::same_size;
+use crate::engine::canonical::round::Inputs;
+use crate::engine::canonical::round::LargeBlock;
 use crate::engine::canonical::round::Rounding;
-use crate::engine::canonical::round::Row;
 use crate::engine::canonical::simd::LANES;
 use crate::engine::canonical::simd::Simd;
 
@@ -90,7 +91,12 @@ impl<const FIVE: usize> Format for SuperNibble<FIVE> {
     type Stored = Stored<FIVE>;
     type Block = Block<FIVE>;
     const COLUMNS: usize = 256;
+    type Input = LargeBlock;
     const ROUNDING: Rounding = Rounding::Large;
+
+    fn inputs(inputs: Inputs<'_>) -> Option<&[LargeBlock]> {
+        if let Inputs::Large(blocks) = inputs { Some(blocks) } else { None }
+    }
 
     fn pack(rows: &[Self::Stored; LANES]) -> Self::Block {
         let of_part = |part: usize| rows.each_ref().map(|row| parts(&row.parts, part));
@@ -126,8 +132,7 @@ impl<const FIVE: usize> Format for SuperNibble<FIVE> {
     fn accumulate<S: Simd, const N: usize>(
         s: S,
         block: &Self::Block,
-        index: usize,
-        inputs: &[Row<'_>; N],
+        inputs: &[&Self::Input; N],
         sums: &mut [S::F; N],
     ) {
         let (mut dots, mut minima) = ([s.splat_int(0); N], [s.splat_int(0); N]);
@@ -137,20 +142,19 @@ impl<const FIVE: usize> Format for SuperNibble<FIVE> {
                 Some(fifths) => load_fives(s, &block.nibbles[part], &fifths[part]),
                 None => load_nibbles(s, &block.nibbles[part]),
             };
-            let at = PARTS * index + part;
-            let codes = codes32(inputs, at);
+            let codes = codes32(inputs, part);
             // 8 × 15 and 4 × 31 are below 128.
             let products =
                 if FIVE == 0 { dots32::<S, N, 8>(s, &weights, &codes) } else { dots32::<S, N, 4>(s, &weights, &codes) };
             for n in 0..N {
                 dots[n] = s.add_ints(dots[n], s.mul_ints(products[n], scale));
-                let total = inputs[n].sums[2 * at] + inputs[n].sums[2 * at + 1];
+                let total = inputs[n].totals[2 * part] + inputs[n].totals[2 * part + 1];
                 minima[n] = s.add_ints(minima[n], s.mul_ints(s.splat_int(total), minimum));
             }
         }
         let scales = Self::scales(s, block);
         for n in 0..N {
-            sums[n] = Self::finish(s, &scales, inputs[n].scale(index), dots[n], minima[n], sums[n]);
+            sums[n] = Self::finish(s, &scales, inputs[n].scale, dots[n], minima[n], sums[n]);
         }
     }
 }
