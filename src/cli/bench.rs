@@ -13,6 +13,7 @@ use crate::amounts::Position;
 use crate::cli::output;
 use crate::cli::output::Waiting;
 use crate::clock::Clock;
+use crate::engine::bench::BenchPlan;
 use crate::engine::bench::bench as measure;
 use crate::engine::stage::StageModel;
 use crate::os;
@@ -37,7 +38,13 @@ pub(crate) struct BenchArgs {
     /// Tokens to write.
     #[arg(long, value_name = "N", default_value_t = 64)]
     decode: u32,
-    /// Print a JSON object: file, units, threads, bytes, prefill_tokens, prefill_micros, prefill_per_second,
+    /// Tokens before those that are written. As many as were read by default.
+    #[arg(long, value_name = "N")]
+    depth: Option<u32>,
+    /// Sessions that write at the same time; their tokens are counted together.
+    #[arg(long, value_name = "N", default_value_t = NonZeroUsize::MIN)]
+    batch: NonZeroUsize,
+    /// Print a JSON object: file, units, threads, bytes, prefill_tokens, prefill_micros, prefill_per_second, depth, batch,
     /// decode_tokens, decode_micros, decode_per_second.
     #[arg(long)]
     json: bool,
@@ -53,6 +60,8 @@ struct BenchView {
     prefill_tokens: u32,
     prefill_micros: u64,
     prefill_per_second: f64,
+    depth: u32,
+    batch: usize,
     decode_tokens: u32,
     decode_micros: u64,
     decode_per_second: f64,
@@ -63,15 +72,21 @@ pub(crate) fn bench(args: &BenchArgs) -> anyhow::Result<()> {
     let file = GgufFile::open(&args.file).with_context(|| args.file.display().to_string())?;
     let shape = llama::shape(&file).with_context(|| args.file.display().to_string())?;
     let range = args.units.map_or_else(|| UnitRange::whole(shape.units()), Ok)?;
-    let positions = args.prefill.saturating_add(args.decode);
+    let depth = args.depth.unwrap_or(args.prefill);
+    let positions = args.prefill.max(depth).saturating_add(args.decode);
     if positions == 0 || positions > shape.context {
-        bail!("--prefill and --decode must make 1 to {} tokens, the model's context; got {positions}", shape.context);
+        let context = shape.context;
+        bail!(
+            "--prefill or --depth, and --decode, must make 1 to {context} tokens, the model's context; got {positions}"
+        );
     }
     let waiting = Waiting::saying(format!("loading and measuring units {range}"));
     let model = StageModel::load(shape, range, &file, &mut |_| {})?;
     let threads = args.threads.or_else(|| NonZeroUsize::new(os::physical_cores().into())).unwrap_or(NonZeroUsize::MIN);
     let clock = Clock::start();
-    let figures = measure(&model, threads, Position(args.prefill), Position(args.decode), &|| clock.now())?;
+    let (prefill, decode) = (Position(args.prefill), Position(args.decode));
+    let plan = BenchPlan { threads, prefill, depth: Position(depth), decode, batch: args.batch };
+    let figures = measure(&model, &plan, &|| clock.now())?;
     drop(waiting);
     let view = BenchView {
         file: args.file.display().to_string(),
@@ -81,6 +96,8 @@ pub(crate) fn bench(args: &BenchArgs) -> anyhow::Result<()> {
         prefill_tokens: figures.prefill.0,
         prefill_micros: figures.prefill_took.0,
         prefill_per_second: figures.prefill_per_second(),
+        depth,
+        batch: args.batch.get(),
         decode_tokens: figures.decode.0,
         decode_micros: figures.decode_took.0,
         decode_per_second: figures.decode_per_second(),

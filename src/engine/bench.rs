@@ -22,6 +22,21 @@ const CHUNK: u32 = 512;
 /// Positions fed before measuring: reads every weight once, wakes the threads and allocates the first pages.
 const WARM_UP: u32 = 8;
 
+/// What to measure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BenchPlan {
+    /// Threads that compute.
+    pub threads: NonZeroUsize,
+    /// Positions read in chunks of 512, into an empty session.
+    pub prefill: Position,
+    /// Positions that every session holds when decoding begins.
+    pub depth: Position,
+    /// Positions that every session decodes, one in a pass.
+    pub decode: Position,
+    /// Sessions that decode in one pass.
+    pub batch: NonZeroUsize,
+}
+
 /// What was measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BenchFigures {
@@ -29,7 +44,7 @@ pub struct BenchFigures {
     pub prefill: Position,
     /// How long they took.
     pub prefill_took: Span,
-    /// Positions fed one at a time, after those of the prompt.
+    /// Positions fed one in a pass, of all sessions together.
     pub decode: Position,
     /// How long they took.
     pub decode_took: Span,
@@ -67,70 +82,107 @@ pub enum BenchError {
 
 /// Measures a loaded range on random input of fixed seed: tokens, or hidden states where it does not begin the model.
 ///
-/// - `prefill`: positions read in chunks of 512
-/// - `decode`: positions fed one at a time after them
 /// - `clock`: the monotonic clock
 ///
 /// # Errors
-/// [`BenchError`], also if `prefill + decode` exceeds the model's context.
-pub fn bench(
-    model: &StageModel,
-    threads: NonZeroUsize,
-    prefill: Position,
-    decode: Position,
-    clock: &dyn Fn() -> Time,
-) -> Result<BenchFigures, BenchError> {
-    let pool = Pool::new(threads).map_err(|error| BenchError::Threads(error.to_string()))?;
-    let mut run = Run::new(model, pool, prefill.plus(decode))?;
-    run.feed(WARM_UP.min(prefill.plus(decode).0))?;
-    run.feed(1.min(prefill.plus(decode).0.saturating_sub(WARM_UP)))?;
-    run.session.rewind(Position::ZERO);
+/// [`BenchError`], also if a session would exceed the model's context.
+pub fn bench(model: &StageModel, plan: &BenchPlan, clock: &dyn Fn() -> Time) -> Result<BenchFigures, BenchError> {
+    let pool = Pool::new(plan.threads).map_err(|error| BenchError::Threads(error.to_string()))?;
+    let mut run = Run::new(model, pool, plan)?;
+    run.feed(0, WARM_UP.min(plan.prefill.plus(plan.decode).0))?;
+    run.sessions[0].rewind(Position::ZERO);
 
     let began = clock();
-    for start in (0..prefill.0).step_by(CHUNK as usize) {
-        run.feed(CHUNK.min(prefill.0 - start))?;
+    run.fill(0, plan.prefill)?;
+    let prefill_took = clock().since(began);
+    // What is to be decoded after the prompt that was just read need not be read again.
+    for session in usize::from(plan.depth == plan.prefill)..plan.batch.get() {
+        run.sessions[session].rewind(Position::ZERO);
+        run.fill(session, plan.depth)?;
     }
-    let read = clock();
-    for _ in 0..decode.0 {
-        run.feed(1)?;
+    let began = clock();
+    for _ in 0..plan.decode.0 {
+        run.decode()?;
     }
-    let decode_took = clock().since(read);
-    Ok(BenchFigures { prefill, prefill_took: read.since(began), decode, decode_took })
+    let decode_took = clock().since(began);
+    let decoded = u32::try_from(plan.batch.get()).unwrap_or(u32::MAX).saturating_mul(plan.decode.0);
+    Ok(BenchFigures { prefill: plan.prefill, prefill_took, decode: Position(decoded), decode_took })
 }
 
 struct Run<'a> {
     model: &'a StageModel,
-    session: SessionState,
+    sessions: Vec<SessionState>,
     workspace: Workspace,
     random: u64,
 }
 
+/// Input of one step.
+enum Given {
+    Tokens(Vec<Token>),
+    Hidden(Vec<f32>),
+}
+
+impl Given {
+    fn input(&self) -> StageInput<'_> {
+        match self {
+            Self::Tokens(tokens) => StageInput::Tokens(tokens),
+            Self::Hidden(hidden) => StageInput::Hidden(hidden),
+        }
+    }
+}
+
 impl<'a> Run<'a> {
-    fn new(model: &'a StageModel, pool: Pool, positions: Position) -> Result<Self, BenchError> {
-        let session = model.open(model.range(), positions, &[])?;
-        Ok(Self { model, session, workspace: Workspace::new(pool), random: 0 })
+    fn new(model: &'a StageModel, pool: Pool, plan: &BenchPlan) -> Result<Self, BenchError> {
+        let positions = plan.prefill.max(plan.depth).plus(plan.decode);
+        let open = |_| model.open(model.range(), positions, &[]);
+        let sessions = (0..plan.batch.get()).map(open).collect::<Result<_, _>>()?;
+        Ok(Self { model, sessions, workspace: Workspace::new(pool), random: 0 })
     }
 
-    /// Feeds `count` random positions, and computes the logits of the last where the range ends the model.
-    fn feed(&mut self, count: u32) -> Result<(), BenchError> {
+    /// Feeds so many positions to one session, chunk after chunk.
+    fn fill(&mut self, session: usize, positions: Position) -> Result<(), BenchError> {
+        for start in (0..positions.0).step_by(CHUNK as usize) {
+            self.feed(session, CHUNK.min(positions.0 - start))?;
+        }
+        Ok(())
+    }
+
+    /// Feeds `count` random positions to one session, and computes the logits of the last where the range ends the model.
+    fn feed(&mut self, session: usize, count: u32) -> Result<(), BenchError> {
         if count == 0 {
             return Ok(());
         }
-        let (first, shape) = (self.session.length(), self.model.shape());
-        if self.model.range().contains(0) {
-            let tokens: Vec<Token> = (0..count).map(|_| Token(self.next() % shape.vocab)).collect();
-            self.pass(StageInput::Tokens(&tokens), first)
-        } else {
-            let hidden: Vec<f32> =
-                (0..count * shape.width).map(|_| self.next() as f32 / (1 << 23) as f32 - 1.0).collect();
-            self.pass(StageInput::Hidden(&hidden), first)
-        }
-    }
-
-    fn pass(&mut self, input: StageInput<'_>, first: Position) -> Result<(), BenchError> {
-        let mut steps = [BatchStep { session: &mut self.session, input, first, want: WantLogits::LastRow }];
+        let given = self.given(count);
+        let session = &mut self.sessions[session];
+        let first = session.length();
+        let mut steps = [BatchStep { session, input: given.input(), first, want: WantLogits::LastRow }];
         self.model.forward_batch(&mut steps, &mut self.workspace).of(0)?;
         Ok(())
+    }
+
+    /// Feeds one position to every session in one pass.
+    fn decode(&mut self) -> Result<(), BenchError> {
+        let given: Vec<Given> = (0..self.sessions.len()).map(|_| self.given(1)).collect();
+        let steps = self.sessions.iter_mut().zip(&given).map(|(session, given)| {
+            let first = session.length();
+            BatchStep { session, input: given.input(), first, want: WantLogits::LastRow }
+        });
+        let mut steps: Vec<BatchStep<'_>> = steps.collect();
+        let outcomes = self.model.forward_batch(&mut steps, &mut self.workspace);
+        for index in 0..outcomes.len() {
+            outcomes.of(index)?;
+        }
+        Ok(())
+    }
+
+    /// Random input of `count` positions.
+    fn given(&mut self, count: u32) -> Given {
+        let shape = *self.model.shape();
+        if self.model.range().contains(0) {
+            Given::Tokens((0..count).map(|_| Token(self.next() % shape.vocab)).collect())
+        } else {
+            Given::Hidden((0..count * shape.width).map(|_| self.next() as f32 / (1 << 23) as f32 - 1.0).collect())
+        }
     }
 
     /// 24 random bits; Knuth's MMIX generator (TAOCP vol. 2, §3.3.4).
@@ -159,8 +211,11 @@ mod tests {
 
         for range in [UnitRange::new(0, 6).unwrap(), UnitRange::new(2, 4).unwrap()] {
             let model = StageModel::load(small(), range, &weights, &mut |_| {}).unwrap();
-            let figures = bench(&model, NonZeroUsize::MIN, Position(200), Position(5), &clock).unwrap();
+            let figures = bench(&model, &plan(200, 200, 5), &clock).unwrap();
             assert_eq!((figures.prefill_per_second(), figures.decode_per_second()), (200.0, 5.0));
+            let batch = BenchPlan { batch: NonZeroUsize::new(3).unwrap(), ..plan(20, 70, 5) };
+            let figures = bench(&model, &batch, &clock).unwrap();
+            assert_eq!((figures.prefill_per_second(), figures.decode_per_second()), (20.0, 15.0));
         }
     }
 
@@ -169,9 +224,14 @@ mod tests {
         let weights = RandomWeights::new(&small(), WeightFormat::F32, 1);
         let model = StageModel::load(small(), UnitRange::new(2, 4).unwrap(), &weights, &mut |_| {}).unwrap();
 
-        let refused = bench(&model, NonZeroUsize::MIN, Position(512), Position(1), &|| Time::ZERO);
+        let refused = bench(&model, &plan(512, 512, 1), &|| Time::ZERO);
 
         let context = Position(512);
         assert_eq!(refused, Err(BenchError::Open(OpenError::BadCapacity { got: Position(513), context })));
+    }
+
+    fn plan(prefill: u32, depth: u32, decode: u32) -> BenchPlan {
+        let (threads, batch) = (NonZeroUsize::MIN, NonZeroUsize::MIN);
+        BenchPlan { threads, prefill: Position(prefill), depth: Position(depth), decode: Position(decode), batch }
     }
 }
