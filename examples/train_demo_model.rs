@@ -74,7 +74,7 @@ const DOCUMENTS: u64 = 500;
 #[derive(Debug, Parser)]
 struct Args {
     /// Steps to train
-    #[arg(long, default_value_t = 1500)]
+    #[arg(long, default_value_t = 3500)]
     steps: usize,
     /// Where the model goes
     #[arg(long, default_value = "src/demo/model.gguf")]

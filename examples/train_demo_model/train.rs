@@ -36,7 +36,7 @@ const RATE: f32 = 1e-3;
 /// Steps in which the rate rises from nothing.
 const WARM_UP: usize = 30;
 /// Steps in which the rate falls to nothing, at the end.
-const DECAY: usize = 250;
+const DECAY: usize = 2000;
 /// How fast the running means of the gradient and of its square forget.
 const MEMORY: (f32, f32) = (0.9, 0.98);
 /// What matrices lose per step, times the rate.

@@ -23,4 +23,6 @@ pub mod thread;
 pub mod workspace;
 
 #[cfg(test)]
+mod exact;
+#[cfg(test)]
 mod tests;

@@ -19,6 +19,7 @@ use crate::engine::canonical::simd::InstructionSet;
 use crate::engine::error::LoadError;
 use crate::engine::error::OpenError;
 use crate::engine::error::StepError;
+use crate::engine::exact;
 use crate::engine::matrix::Matrix;
 use crate::engine::matrix::Rounded;
 use crate::engine::pool::Pool;
@@ -43,15 +44,22 @@ use crate::units::UnitRange;
 
 const PROMPT: [u32; 11] = [3, 17, 90, 4, 4, 61, 8, 25, 99, 0, 42];
 
+/// How far logits may be from candle's, relative to the largest: keys and values are halves here, with steps of 2⁻¹¹, and f32 there.
+/// [`exact`], which has halves too, is the sharp comparison.
+const HALVES: f32 = 4e-3;
+
+/// How far logits may be from those of f64: the rounding of f32, and now and then a key that it makes the neighbouring half.
+const ROUNDING: f32 = 1e-4;
+
 #[test]
 fn logits_agree_with_candle_transformers_in_every_format() {
-    // Relative to the largest logit. Keys and values are halves here and f32 there. Formats of whole numbers round the input to 8 bits; sums in another order make some of
+    // Relative to the largest logit. Formats of whole numbers round the input to 8 bits; sums in another order make some of
     // these round the other way (and on some machines candle rounds in other blocks), after which the results
     // differ by the noise of the rounding itself, of which 3 % was measured.
     for (format, tolerance) in [
-        (WeightFormat::F32, 1e-3),
-        (WeightFormat::F16, 1e-3),
-        (WeightFormat::BF16, 1e-3),
+        (WeightFormat::F32, HALVES),
+        (WeightFormat::F16, HALVES),
+        (WeightFormat::BF16, HALVES),
         (WeightFormat::Q8_0, 5e-2),
         (WeightFormat::Q4_0, 5e-2),
         (WeightFormat::Q4_1, 5e-2),
@@ -114,7 +122,10 @@ fn odd_widths_agree_with_candle_transformers() {
         let ours = Unsplit::new(&shape, &weights).logits(&PROMPT);
 
         let difference = relative_difference(&ours, &weights.reference_logits(&shape, &PROMPT));
-        assert!(difference <= 1e-3, "{format}: {difference}");
+        assert!(difference <= HALVES, "{format}: {difference}");
+        let exact = exact::logits(&shape, &weights.exact(), &PROMPT);
+        let difference = relative_difference(&ours, &exact[PROMPT.len() - 1]);
+        assert!(difference <= ROUNDING, "{format}: {difference} from f64");
     }
 }
 
@@ -130,7 +141,9 @@ fn rope_scaling_of_llama_3_agrees_with_candle_transformers() {
 
     let plain = Unsplit::new(&small(), &weights).logits(&PROMPT);
     let difference = relative_difference(&ours, &weights.reference_llama_logits(&shape, &PROMPT));
-    assert!(difference <= 1e-4, "{difference}");
+    assert!(difference <= HALVES, "{difference}");
+    let difference = relative_difference(&ours, &exact::logits(&shape, &weights.exact(), &PROMPT)[PROMPT.len() - 1]);
+    assert!(difference <= ROUNDING, "{difference} from f64");
     assert!(relative_difference(&ours, &plain) > 1e-3, "the scaling changes something");
 }
 
@@ -586,6 +599,14 @@ impl RandomWeights {
             (name.clone(), QTensor::new(storage.unwrap(), shape).unwrap())
         };
         self.tensors.iter().map(convert).collect()
+    }
+
+    /// The values of all tensors.
+    fn exact(&self) -> exact::Tensors {
+        let values =
+            |tensor: QTensor| tensor.dequantize(&Device::Cpu).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let widen = |(name, tensor)| (name, values(tensor).into_iter().map(f64::from).collect());
+        self.candle_tensors().into_iter().map(widen).collect()
     }
 
     /// What candle's `quantized_llama` makes of the same bytes in a GGUF file.

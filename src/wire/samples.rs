@@ -98,7 +98,7 @@ pub(super) fn profile() -> Profile {
             Device { kind: DeviceKind::Cuda, memory: Bytes::mib(1 << 17) },
         ],
         formats: WeightFormat::ALL.to_vec(),
-        arithmetic: "canonical-1-f16".to_owned(),
+        arithmetic: "candle-cpu-1".to_owned(),
         holdings: vec![holding()],
         sessions: 12,
         queue: Span(250_000),
