@@ -9,7 +9,7 @@
 //! # Numbers
 //!
 //! - f32 and f64 are IEEE 754's, with results rounded to nearest, ties to even. Denormals are kept: each thread that computes has its
-//!   control register set and checked ([`float_control`](crate::engine::float_control)).
+//!   control register set and checked (`float_control`).
 //! - `fma(a, b, c)` is `a × b + c`, rounded once; machines without the instruction compute the same in software (`fused`).
 //! - No function of a platform's library is used: `exp`, `sin`, `cos`, `pow` and `ln` are ours, with stated errors
 //!   ([`elementary`](crate::elementary), `exponential`). Division and square root are IEEE 754's.

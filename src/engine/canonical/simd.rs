@@ -1,6 +1,6 @@
 //! Sixteen lanes at a time, on every instruction set.
 //!
-//! The kernels are written once, over [`Simd`], and compiled for each instruction set by [`kernels!`]. Every operation here
+//! The kernels are written once, over `Simd`, and compiled for each instruction set by `kernels!`. Every operation here
 //! is one that all sets perform with the same bits: exact integer operations, and the correctly rounded ones of IEEE 754.
 //! A value of an implementing type is a proof that the machine has the instructions, so that its methods are safe: it
 //! comes from [`InstructionSet::is_available`] alone.
