@@ -187,11 +187,12 @@ fn error(found: &[Vec<f32>], expected: &[Vec<f32>]) -> f32 {
 fn exact_demo() -> exact::Tensors {
     let mut file = Cursor::new(demo::MODEL);
     let content = Content::read(&mut file).unwrap();
-    let mut values = |name: &String| {
+    let names: Vec<String> = Model::demo().file.tensors().map(|(name, _)| name.to_owned()).collect();
+    let mut values = |name: &str| {
         let tensor = content.tensor(&mut file, name, &Device::Cpu).unwrap().dequantize(&Device::Cpu).unwrap();
         tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap().into_iter().map(f64::from).collect()
     };
-    content.tensor_infos.keys().map(|name| (name.clone(), values(name))).collect()
+    names.into_iter().map(|name| (name.clone(), values(&name))).collect()
 }
 
 /// The demo model in one piece, and what it says in the plainest arrangement.

@@ -78,7 +78,8 @@ fn frequency(shape: &ModelShape, pair: usize) -> f64 {
             let kept = ((f64::from(original_context) / wavelength - low) / (high - low)).clamp(0.0, 1.0);
             plain * (kept + (1.0 - kept) / f64::from(factor))
         }
-        _ => plain,
+        RopeScaling::Linear { factor } => plain / f64::from(factor),
+        RopeScaling::None | RopeScaling::Tensor => plain,
     }
 }
 
