@@ -61,8 +61,8 @@ const QUESTION: &str = "Tom has the red ball. Tom goes to the garden. Anna is in
 const GENERATED: usize = 24;
 
 /// How far logits may be from candle's, in the root mean square of all. Both round inputs of products to 8 bits, in other blocks of
-/// numbers, so both differ from f64, and from each other.
-const TOLERANCE: f32 = 0.05;
+/// numbers, so both differ from f64, and from each other: by 2.5 % (measured), of which ours is 1.2 % and candle's 2.1 %.
+const TOLERANCE: f32 = 0.04;
 
 #[test]
 fn every_cut_of_the_demo_model_generates_the_unsplit_models_tokens() {
@@ -169,8 +169,6 @@ fn the_demo_models_logits_agree_with_candle_transformers_and_are_no_less_exact()
     let exact = exact::logits(&model.shape, &exact_demo(), &ids).split_off(ids.len() - GENERATED);
     let (our_error, their_error) = (error(&our_rows, &exact), error(&their_rows, &exact));
     let difference = error(&our_rows, &their_rows);
-
-    println!("errors: {our_error} ours, {their_error} candle's; {difference} between them");
     assert!(difference <= TOLERANCE, "{difference} between us and candle");
     assert!(our_error <= their_error, "{our_error}, and candle's {their_error}");
 }

@@ -35,7 +35,7 @@ use crate::shape::WeightFormat;
 /// Inputs of a tile.
 const TILE: usize = 16;
 
-/// Inputs from which on tiles are the faster (measured).
+/// Inputs from which on tiles are used (arbitrary: at 512 they are the faster, and unpacking a group has to pay).
 const WORTH_TILES: usize = 32;
 
 /// Whether the processor has AMX-int8 and the system lets this process use it.

@@ -89,7 +89,7 @@ fn at<'a, T, const N: usize>(inputs: &[&'a [T]; N], index: usize) -> [&'a T; N] 
 /// Bytes of a cache line.
 const CACHE_LINE: usize = 64;
 
-/// How far ahead of its use memory is asked for, in bytes (measured).
+/// How far ahead of its use memory is asked for, in bytes (512 to 8,192 were measured and hardly differ).
 const AHEAD: usize = 2048;
 
 /// A format with blocks of 32, in the two steps that matrix units need.
