@@ -9,6 +9,8 @@
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a bench prints what it measured")]
 
+mod figures;
+
 use std::path::Path;
 use std::path::PathBuf;
 use std::process::Command;
@@ -22,6 +24,10 @@ use brigade::shape::WeightFormat;
 use brigade::weights::fixture::RandomModel;
 use clap::Parser;
 use serde::Deserialize;
+
+use crate::figures::median;
+use crate::figures::processor;
+use crate::figures::spread;
 
 /// The binary that is measured.
 const BRIGADE: &str = env!("CARGO_BIN_EXE_brigade");
@@ -249,13 +255,6 @@ fn print_setting(shape: &RandomModel, model: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The processor's name where the system says it, else its architecture.
-fn processor() -> String {
-    let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let name = text.lines().find(|line| line.starts_with("model name")).and_then(|line| line.split_once(": "));
-    name.map_or(std::env::consts::ARCH, |(_, name)| name).to_owned()
-}
-
 /// What is read off an answer.
 type Figure = fn(&Answer) -> f64;
 
@@ -290,26 +289,4 @@ fn verdict(met: bool) -> &'static str {
 /// The chain's figure relative to the unsplit model's, for each pair.
 fn ratios(whole: &[Answer], chain: &[Answer], figure: Figure) -> impl Iterator<Item = f64> {
     chain.iter().zip(whole).map(move |(chain, whole)| figure(chain) / figure(whole))
-}
-
-fn spread(values: impl Iterator<Item = f64>, decimals: usize) -> String {
-    let sorted = sorted(values);
-    let middle = median(sorted.iter().copied());
-    let (least, most) = (sorted.first().copied().unwrap_or(f64::NAN), sorted.last().copied().unwrap_or(f64::NAN));
-    format!("{middle:.decimals$} ({least:.decimals$} … {most:.decimals$})")
-}
-
-fn median(values: impl Iterator<Item = f64>) -> f64 {
-    let sorted = sorted(values);
-    match sorted.len() {
-        0 => f64::NAN,
-        count if count.is_multiple_of(2) => f64::midpoint(sorted[count / 2 - 1], sorted[count / 2]),
-        count => sorted[count / 2],
-    }
-}
-
-fn sorted(values: impl Iterator<Item = f64>) -> Vec<f64> {
-    let mut values: Vec<f64> = values.collect();
-    values.sort_by(f64::total_cmp);
-    values
 }

@@ -1,4 +1,6 @@
-//! How fast a loaded range is on this machine.
+//! How fast a loaded range is on this machine, and single kernels.
+
+pub mod kernels;
 
 use std::num::NonZeroUsize;
 
@@ -88,28 +90,31 @@ pub enum BenchError {
 /// [`BenchError`], also if a session would exceed the model's context.
 pub fn bench(model: &StageModel, plan: &BenchPlan, clock: &dyn Fn() -> Time) -> Result<BenchFigures, BenchError> {
     let pool = Pool::new(plan.threads).map_err(|error| BenchError::Threads(error.to_string()))?;
-    let mut run = Run::new(model, pool, plan)?;
-    run.feed(0, WARM_UP.min(plan.prefill.plus(plan.decode).0))?;
-    run.sessions[0].rewind(Position::ZERO);
+    let positions = plan.prefill.max(plan.depth).plus(plan.decode);
+    let mut runs = Runs::open(model, Workspace::new(pool), plan.batch.get(), positions)?;
+    runs.feed(0, WARM_UP.min(plan.prefill.plus(plan.decode).0))?;
+    runs.rewind(Position::ZERO);
 
     let began = clock();
-    run.fill(0, plan.prefill)?;
+    runs.fill(0, plan.prefill)?;
     let prefill_took = clock().since(began);
     // What is to be decoded after the prompt that was just read need not be read again.
     for session in usize::from(plan.depth == plan.prefill)..plan.batch.get() {
-        run.sessions[session].rewind(Position::ZERO);
-        run.fill(session, plan.depth)?;
+        runs.sessions[session].rewind(Position::ZERO);
+        runs.fill(session, plan.depth)?;
     }
     let began = clock();
     for _ in 0..plan.decode.0 {
-        run.decode()?;
+        runs.decode()?;
     }
     let decode_took = clock().since(began);
     let decoded = u32::try_from(plan.batch.get()).unwrap_or(u32::MAX).saturating_mul(plan.decode.0);
     Ok(BenchFigures { prefill: plan.prefill, prefill_took, decode: Position(decoded), decode_took })
 }
 
-struct Run<'a> {
+/// Sessions on a loaded range that are fed random input of fixed seed.
+#[derive(Debug)]
+pub struct Runs<'a> {
     model: &'a StageModel,
     sessions: Vec<SessionState>,
     workspace: Workspace,
@@ -131,16 +136,35 @@ impl Given {
     }
 }
 
-impl<'a> Run<'a> {
-    fn new(model: &'a StageModel, pool: Pool, plan: &BenchPlan) -> Result<Self, BenchError> {
-        let positions = plan.prefill.max(plan.depth).plus(plan.decode);
+impl<'a> Runs<'a> {
+    /// Opens `sessions` for at most `positions` each.
+    ///
+    /// # Errors
+    /// [`OpenError`] if they exceed the model's context.
+    pub fn open(
+        model: &'a StageModel,
+        workspace: Workspace,
+        sessions: usize,
+        positions: Position,
+    ) -> Result<Self, OpenError> {
         let open = |_| model.open(model.range(), positions, &[]);
-        let sessions = (0..plan.batch.get()).map(open).collect::<Result<_, _>>()?;
-        Ok(Self { model, sessions, workspace: Workspace::new(pool), random: 0 })
+        let sessions = (0..sessions).map(open).collect::<Result<_, _>>()?;
+        Ok(Self { model, sessions, workspace, random: 0 })
     }
 
-    /// Feeds so many positions to one session, chunk after chunk.
-    fn fill(&mut self, session: usize, positions: Position) -> Result<(), BenchError> {
+    /// Has every session forget what came after its first `length` positions.
+    pub fn rewind(&mut self, length: Position) {
+        self.sessions.iter_mut().for_each(|session| session.rewind(length));
+    }
+
+    /// Feeds so many positions to one session, 512 at a time, and computes the logits of each chunk's last.
+    ///
+    /// # Errors
+    /// [`StepError`], if there is no room for them, say.
+    ///
+    /// # Panics
+    /// If there is no such session.
+    pub fn fill(&mut self, session: usize, positions: Position) -> Result<(), StepError> {
         for start in (0..positions.0).step_by(CHUNK as usize) {
             self.feed(session, CHUNK.min(positions.0 - start))?;
         }
@@ -148,7 +172,7 @@ impl<'a> Run<'a> {
     }
 
     /// Feeds `count` random positions to one session, and computes the logits of the last where the range ends the model.
-    fn feed(&mut self, session: usize, count: u32) -> Result<(), BenchError> {
+    fn feed(&mut self, session: usize, count: u32) -> Result<(), StepError> {
         if count == 0 {
             return Ok(());
         }
@@ -160,8 +184,11 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// Feeds one position to every session in one pass.
-    fn decode(&mut self) -> Result<(), BenchError> {
+    /// Feeds one position to every session in one pass, and computes its logits where the range ends the model.
+    ///
+    /// # Errors
+    /// As [`Self::fill`].
+    pub fn decode(&mut self) -> Result<(), StepError> {
         let given: Vec<Given> = (0..self.sessions.len()).map(|_| self.given(1)).collect();
         let steps = self.sessions.iter_mut().zip(&given).map(|(session, given)| {
             let first = session.length();

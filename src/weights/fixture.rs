@@ -52,6 +52,9 @@ pub struct RandomModel {
     pub tied: bool,
     /// How matrices are stored.
     pub format: WeightFormat,
+    /// Whether matrices to which the output is sensitive are `Q6_K` instead, as in llama.cpp's `_M` mixtures: the embedding,
+    /// and the value and down matrices of about half of the blocks.
+    pub mixed: bool,
     /// `Llama3` is stored as GGUF has it, as a tensor of divisors; `Tensor` is Llama 3.1's own.
     pub rope_scaling: RopeScaling,
     /// Whether any token ends a generation.
@@ -89,6 +92,7 @@ impl RandomModel {
             context: 256,
             tied: false,
             format: WeightFormat::F32,
+            mixed: false,
             rope_scaling: RopeScaling::None,
             ends: Ends::Never,
             seed: 1,
@@ -107,6 +111,7 @@ impl RandomModel {
             context: 4096,
             tied: true,
             format,
+            mixed: false,
             rope_scaling: RopeScaling::None,
             ends: Ends::Never,
             seed: 1,
@@ -200,9 +205,19 @@ impl RandomModel {
     }
 
     fn planned(&self, name: &str, dimensions: &[u64]) -> Planned {
-        let fits = dimensions.len() > 1 && dimensions[0].is_multiple_of(self.format.block_elements());
-        let format = if fits { self.format } else { WeightFormat::F32 };
+        let wanted = if self.mixed && self.is_sensitive(name) { WeightFormat::Q6K } else { self.format };
+        let fits = dimensions.len() > 1 && dimensions[0].is_multiple_of(wanted.block_elements());
+        let format = if fits { wanted } else { WeightFormat::F32 };
         Planned { name: name.to_owned(), format, dimensions: dimensions.to_vec() }
+    }
+
+    /// Which matrices llama.cpp's mixtures spare: the head, the first and the last eighth of the blocks and every third between.
+    fn is_sensitive(&self, name: &str) -> bool {
+        let Some((block, part)) = name.strip_prefix("blk.").and_then(|name| name.split_once('.')) else { return true };
+        let block: u16 = block.parse().unwrap_or_default();
+        let eighth = self.blocks / 8;
+        let spared = block < eighth || block >= self.blocks - eighth || (block - eighth) % 3 == 2;
+        spared && matches!(part, "attn_v.weight" | "ffn_down.weight")
     }
 
     fn write_tensor(&self, target: &mut impl Write, tensor: &Planned) -> io::Result<()> {
@@ -247,6 +262,11 @@ fn divisors(scaling: RopeScaling) -> Option<impl Fn(u32) -> Vec<f32>> {
         };
         (0..head_dim / 2).map(divisor).collect()
     })
+}
+
+/// `elements` random weights around 0 as a file stores them, in whole blocks.
+pub fn random_weights(format: WeightFormat, elements: u64) -> Vec<u8> {
+    Noise::new(1, "weights").weights(format, elements, 0.02)
 }
 
 /// A byte-level vocabulary of `vocab` tokens without merges: three special ones, then all 256 bytes, then words that no

@@ -47,7 +47,7 @@ pub mod exponential;
 mod formats;
 mod fused;
 mod half;
-mod memory;
+pub(in crate::engine) mod memory;
 pub(in crate::engine) mod norm;
 pub(in crate::engine) mod packed;
 mod part;
