@@ -35,8 +35,8 @@
 //!
 //! # How it is made fast
 //!
-//! Kernels are written once over sixteen lanes ([`simd`]) and compiled for each instruction set; the fastest is chosen when
-//! the program runs. Weights are repacked so that lanes are output rows (`packed`), and keys so that lanes are positions, so the
+//! Kernels are written once over sixteen lanes ([`simd`]) and compiled for each instruction set, which are AVX2, AVX-512, VNNI and
+//! AMX on x86-64 and NEON with and without dot products on ARM; the fastest is chosen when the program runs. Weights are repacked so that lanes are output rows (`packed`), and keys so that lanes are positions, so the
 //! order above is the natural one at every width. Work is cut by output rows and by heads, never along a sum.
 
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
@@ -48,6 +48,8 @@ mod formats;
 mod fused;
 mod half;
 pub(in crate::engine) mod memory;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 pub(in crate::engine) mod norm;
 pub(in crate::engine) mod packed;
 mod part;

@@ -15,7 +15,7 @@ pub(super) const LANES: usize = 16;
 /// Bytes of a vector of bytes: four for each lane.
 pub(super) const BYTES: usize = 4 * LANES;
 
-/// What a machine may compute with, slowest first. All give the same bits.
+/// What a machine may compute with, those of a processor slowest first. All give the same bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum InstructionSet {
     /// Nothing but what every machine has.
@@ -28,11 +28,16 @@ pub enum InstructionSet {
     Vnni,
     /// The same with AMX-int8, for products of many rows.
     Amx,
+    /// 64-bit ARM, which always has NEON.
+    Neon,
+    /// The same with the dot-product extension.
+    NeonDot,
 }
 
 impl InstructionSet {
-    /// All of them, slowest first.
-    pub const ALL: [Self; 5] = [Self::Plain, Self::Avx2, Self::Avx512, Self::Vnni, Self::Amx];
+    /// All of them, those of a processor slowest first.
+    pub const ALL: [Self; 7] =
+        [Self::Plain, Self::Avx2, Self::Avx512, Self::Vnni, Self::Amx, Self::Neon, Self::NeonDot];
 
     /// Whether this machine has it.
     pub fn is_available(self) -> bool {
@@ -46,6 +51,10 @@ impl InstructionSet {
             Self::Vnni => super::x86::Avx512::<true>::detect().is_some(),
             #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
             Self::Amx => Self::Vnni.is_available() && super::amx::is_available(),
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon => super::neon::Neon::<false>::detect().is_some(),
+            #[cfg(target_arch = "aarch64")]
+            Self::NeonDot => super::neon::Neon::<true>::detect().is_some(),
             #[allow(unreachable_patterns, reason = "reachable on other architectures")]
             _ => false,
         }
@@ -65,6 +74,8 @@ impl InstructionSet {
             Self::Avx512 => "avx512",
             Self::Vnni => "vnni",
             Self::Amx => "amx",
+            Self::Neon => "neon",
+            Self::NeonDot => "neon-dot",
         }
     }
 }
@@ -146,7 +157,8 @@ pub(super) trait Simd: Copy {
     fn open(self, sum: Self::I) -> Self::Run;
     /// Adds to each lane the products of its bytes of `weights` (unsigned) with the four bytes of `codes` (signed, never −128).
     ///
-    /// Over a run, the largest bytes of the weights together are at most 128: then sums of 16 bits suffice on the way.
+    /// Over a run, the largest bytes of the weights together are at most 127: then sums of 16 bits suffice on the way, and
+    /// the weights are the same as signed bytes.
     fn dot(self, run: Self::Run, weights: Self::B, codes: i32) -> Self::Run;
     /// What a run of [`Self::dot_biased`] is added to, if all its codes add up to `codes`.
     fn biased(self, codes: i32) -> Self::I;
@@ -185,7 +197,7 @@ macro_rules! kernels {
                     $body(simd, $($arg),*)
                 }
                 match set {
-                    InstructionSet::Plain => {}
+                    InstructionSet::Plain | InstructionSet::Neon | InstructionSet::NeonDot => {}
                     InstructionSet::Avx2 => if let Some(simd) = Avx2::detect() {
                         // SAFETY: `simd` proves that the machine has these instructions.
                         return unsafe { avx2(simd, $($arg),*) };
@@ -200,7 +212,25 @@ macro_rules! kernels {
                     },
                 }
             }
-            #[cfg(not(target_arch = "x86_64"))]
+            #[cfg(target_arch = "aarch64")]
+            {
+                use $crate::engine::canonical::neon::Neon;
+                use $crate::engine::canonical::simd::InstructionSet;
+                match set {
+                    InstructionSet::Neon => if let Some(simd) = Neon::<false>::detect() {
+                        return $body(simd, $($arg),*);
+                    },
+                    InstructionSet::NeonDot => if let Some(simd) = Neon::<true>::detect() {
+                        return $body(simd, $($arg),*);
+                    },
+                    InstructionSet::Plain
+                    | InstructionSet::Avx2
+                    | InstructionSet::Avx512
+                    | InstructionSet::Vnni
+                    | InstructionSet::Amx => {}
+                }
+            }
+            #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
             let _ = set;
             $body($crate::engine::canonical::simd::Plain, $($arg),*)
         }
