@@ -10,8 +10,11 @@ use std::io;
 mod register {
     use std::arch::asm;
 
-    /// MXCSR: denormals-are-zero (bit 6), rounding (13 and 14), flush-to-zero (15). Source: Intel SDM, vol. 1, §10.2.3.
-    pub(super) const FORBIDDEN: u64 = 1 << 6 | 0b11 << 13 | 1 << 15;
+    /// MXCSR: denormals-are-zero (bit 6), flush-to-zero (15). Source: Intel SDM, vol. 1, §10.2.3.
+    pub(super) const FLUSHING: u64 = 1 << 6 | 1 << 15;
+
+    /// MXCSR: the same and rounding (13 and 14).
+    pub(super) const FORBIDDEN: u64 = FLUSHING | 0b11 << 13;
 
     /// MXCSR: all exceptions masked (bits 7 to 12), or an overflow would end the process.
     pub(super) const REQUIRED: u64 = 0b11_1111 << 7;
@@ -36,9 +39,12 @@ mod register {
 mod register {
     use std::arch::asm;
 
-    /// FPCR: FIZ, AH, NEP (bits 0 to 2), FZ16 (19), rounding (22 and 23), FZ (24), default NaN (25).
-    /// Source: Arm ARM, "FPCR, Floating-point Control Register".
-    pub(super) const FORBIDDEN: u64 = 0b111 | 1 << 19 | 0b11 << 22 | 1 << 24 | 1 << 25;
+    /// FPCR: FIZ (bit 0), FZ16 (19), FZ (24). Source: Arm ARM, "FPCR, Floating-point Control Register".
+    pub(super) const FLUSHING: u64 = 1 | 1 << 19 | 1 << 24;
+
+    /// FPCR: the same and AH, NEP (bits 1 and 2), rounding (22 and 23), default NaN (25), halves without infinities (26), and the
+    /// traps (8 to 12, and 15), by which an overflow would end the process.
+    pub(super) const FORBIDDEN: u64 = FLUSHING | 0b110 | 0b11 << 22 | 1 << 25 | 1 << 26 | 0b1_1111 << 8 | 1 << 15;
 
     pub(super) const REQUIRED: u64 = 0;
 
@@ -59,6 +65,7 @@ mod register {
 /// Elsewhere Rust's own assumptions must do: rounding to nearest, denormals kept.
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 mod register {
+    pub(super) const FLUSHING: u64 = 0;
     pub(super) const FORBIDDEN: u64 = 0;
     pub(super) const REQUIRED: u64 = 0;
 
@@ -71,8 +78,7 @@ mod register {
 
 /// Whether this thread rounds to nearest and keeps denormals.
 pub(super) fn is_canonical() -> bool {
-    let value = register::read();
-    value & register::FORBIDDEN == 0 && value & register::REQUIRED == register::REQUIRED
+    register::read() & (register::FORBIDDEN | register::REQUIRED) == register::REQUIRED
 }
 
 /// Makes this thread round to nearest and keep denormals, and checks that it does. Costs a few cycles if it did already.
@@ -103,7 +109,7 @@ mod tests {
         let halved = || black_box(black_box(f32::MIN_POSITIVE) * black_box(0.5));
         // On a thread of its own, so that no other test is disturbed.
         let (flushed, kept) = std::thread::spawn(move || {
-            register::write(register::read() | register::FORBIDDEN);
+            register::write(register::read() | register::FLUSHING);
             let flushed = (is_canonical(), halved());
             make_canonical().unwrap();
             (flushed, (is_canonical(), halved()))
@@ -112,8 +118,25 @@ mod tests {
         .unwrap();
 
         assert_eq!(kept, (true, f32::MIN_POSITIVE / 2.0));
-        if register::FORBIDDEN != 0 {
+        if register::FLUSHING != 0 {
             assert_eq!(flushed, (false, 0.0));
         }
+    }
+
+    #[test]
+    fn each_setting_that_changes_results_is_noticed_and_taken_back() {
+        let settings = (0..u64::BITS).map(|bit| 1 << bit).filter(|bit| register::FORBIDDEN & bit != 0);
+        std::thread::spawn(move || {
+            for setting in settings {
+                register::write(register::read() | setting);
+                // Some processors have no such setting.
+                let is_set = register::read() & setting != 0;
+                let noticed = !is_canonical();
+                make_canonical().unwrap();
+                assert_eq!((noticed, is_canonical()), (is_set, true), "{setting:#x}");
+            }
+        })
+        .join()
+        .unwrap();
     }
 }

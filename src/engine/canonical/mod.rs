@@ -65,6 +65,8 @@ pub mod simd;
 mod simd_tests;
 #[cfg(test)]
 mod vector_tests;
+#[cfg(test)]
+mod wrong;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 

@@ -52,9 +52,7 @@ macro_rules! each {
 fn widen(halves: uint16x4_t) -> float32x4_t {
     let wide;
     // SAFETY: every 64-bit ARM machine with NEON has the instruction, which touches the named registers alone.
-    unsafe {
-        asm!("fcvtl {0:v}.4s, {1:v}.4h", lateout(vreg) wide, in(vreg) halves, options(pure, nomem, nostack, preserves_flags));
-    }
+    unsafe { asm!("fcvtl {0:v}.4s, {1:v}.4h", lateout(vreg) wide, in(vreg) halves, options(pure, nomem, nostack)) };
     wide
 }
 
@@ -63,29 +61,33 @@ fn widen(halves: uint16x4_t) -> float32x4_t {
 fn narrow(wide: float32x4_t) -> uint16x4_t {
     let halves;
     // SAFETY: as in `widen`.
-    unsafe {
-        asm!("fcvtn {0:v}.4h, {1:v}.4s", lateout(vreg) halves, in(vreg) wide, options(pure, nomem, nostack, preserves_flags));
-    }
+    unsafe { asm!("fcvtn {0:v}.4h, {1:v}.4s", lateout(vreg) halves, in(vreg) wide, options(pure, nomem, nostack)) };
     halves
 }
 
-/// Adds to each lane of `sum` the products of its four bytes of `a` and `b`.
+/// Adds to each lane of the sums the products of its four bytes of `a` and `b`.
 ///
 /// # Safety
 /// The machine must have the dot-product extension.
 #[inline(always)]
-unsafe fn sdot(mut sum: int32x4_t, a: int8x16_t, b: int8x16_t) -> int32x4_t {
+unsafe fn sdot(sums: [int32x4_t; 4], a: [int8x16_t; 4], b: int8x16_t) -> [int32x4_t; 4] {
+    let [mut first, mut second, mut third, mut fourth] = sums;
     // SAFETY: the caller says that the machine has the instruction, which touches the named registers alone. The directive tells
-    // the assembler so, wherever the compiler may put the function; it holds for this statement.
+    // the assembler so, wherever the compiler may put the function; it holds for this statement. One statement, as each
+    // counts for as much as many instructions when the compiler weighs whether to unroll a loop.
     unsafe {
         asm!(
             ".arch_extension dotprod",
-            "sdot {0:v}.4s, {1:v}.16b, {2:v}.16b",
-            inout(vreg) sum, in(vreg) a, in(vreg) b,
+            "sdot {0:v}.4s, {4:v}.16b, {8:v}.16b",
+            "sdot {1:v}.4s, {5:v}.16b, {8:v}.16b",
+            "sdot {2:v}.4s, {6:v}.16b, {8:v}.16b",
+            "sdot {3:v}.4s, {7:v}.16b, {8:v}.16b",
+            inout(vreg) first, inout(vreg) second, inout(vreg) third, inout(vreg) fourth,
+            in(vreg) a[0], in(vreg) a[1], in(vreg) a[2], in(vreg) a[3], in(vreg) b,
             options(pure, nomem, nostack, preserves_flags),
         );
     }
-    sum
+    [first, second, third, fourth]
 }
 
 /// The same without the extension. Two products of bytes fit into 16 bits, if no byte of `b` is −128.
@@ -98,6 +100,13 @@ fn sdot_in_steps(sum: int32x4_t, a: int8x16_t, b: int8x16_t) -> int32x4_t {
     }
 }
 
+/// Asks for the cache line of an address.
+#[inline(always)]
+fn prefetch(address: usize) {
+    // SAFETY: a prefetch of any address is harmless.
+    unsafe { asm!("prfm pldl1keep, [{}]", in(reg) address, options(nomem, nostack, preserves_flags)) };
+}
+
 impl<const DOT: bool> Neon<DOT> {
     /// Adds the products of signed bytes.
     #[inline(always)]
@@ -105,11 +114,7 @@ impl<const DOT: bool> Neon<DOT> {
         // SAFETY: a value of `Neon<true>` proves that the machine has the extension.
         unsafe {
             let codes = vreinterpretq_s8_s32(vdupq_n_s32(codes));
-            if DOT {
-                each!(at => sdot(run[at], weights[at], codes))
-            } else {
-                each!(at => sdot_in_steps(run[at], weights[at], codes))
-            }
+            if DOT { sdot(run, weights, codes) } else { each!(at => sdot_in_steps(run[at], weights[at], codes)) }
         }
     }
 }
@@ -415,16 +420,25 @@ impl<const DOT: bool> Simd for Neon<DOT> {
 
     #[inline(always)]
     fn prefetch(self, from: &[u8], ahead: usize) {
-        let address = from.as_ptr().wrapping_add(ahead);
-        // SAFETY: a prefetch of any address is harmless.
-        unsafe { asm!("prfm pldl1keep, [{}]", in(reg) address, options(nomem, nostack, preserves_flags)) };
+        prefetch(from.as_ptr().addr().wrapping_add(ahead));
     }
 
     #[inline(always)]
     fn prefetch_at<T>(self, at: &T) {
-        // SAFETY: a prefetch of any address is harmless.
-        unsafe {
-            asm!("prfm pldl1keep, [{}]", in(reg) std::ptr::from_ref(at), options(nomem, nostack, preserves_flags));
-        }
+        prefetch(std::ptr::from_ref(at).addr());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::arch::is_aarch64_feature_detected;
+
+    use crate::engine::canonical::simd::InstructionSet;
+
+    #[test]
+    fn dot_products_are_used_where_the_machine_has_them() {
+        let expected =
+            if is_aarch64_feature_detected!("dotprod") { InstructionSet::NeonDot } else { InstructionSet::Neon };
+        assert_eq!(InstructionSet::best(), expected);
     }
 }

@@ -32,6 +32,9 @@ pub enum InstructionSet {
     Neon,
     /// The same with the dot-product extension.
     NeonDot,
+    /// What breaks a rule, for tests to see. On no list.
+    #[cfg(test)]
+    Wrong(super::wrong::Slip),
 }
 
 impl InstructionSet {
@@ -76,6 +79,8 @@ impl InstructionSet {
             Self::Amx => "amx",
             Self::Neon => "neon",
             Self::NeonDot => "neon-dot",
+            #[cfg(test)]
+            Self::Wrong(_) => "wrong",
         }
     }
 }
@@ -179,6 +184,10 @@ macro_rules! kernels {
         $(#[$meta])*
         #[allow(clippy::too_many_arguments, reason = "the first is the instruction set")]
         $vis fn $name(set: $crate::engine::canonical::simd::InstructionSet, $($arg: $type),*) $(-> $result)? {
+            #[cfg(test)]
+            if let $crate::engine::canonical::simd::InstructionSet::Wrong(slip) = set {
+                return $body($crate::engine::canonical::wrong::Wrong(slip), $($arg),*);
+            }
             #[cfg(target_arch = "x86_64")]
             {
                 use $crate::engine::canonical::simd::InstructionSet;
@@ -198,6 +207,8 @@ macro_rules! kernels {
                 }
                 match set {
                     InstructionSet::Plain | InstructionSet::Neon | InstructionSet::NeonDot => {}
+                    #[cfg(test)]
+                    InstructionSet::Wrong(_) => {}
                     InstructionSet::Avx2 => if let Some(simd) = Avx2::detect() {
                         // SAFETY: `simd` proves that the machine has these instructions.
                         return unsafe { avx2(simd, $($arg),*) };
@@ -216,18 +227,28 @@ macro_rules! kernels {
             {
                 use $crate::engine::canonical::neon::Neon;
                 use $crate::engine::canonical::simd::InstructionSet;
+                #[inline(never)]
+                fn neon(simd: Neon<false>, $($arg: $type),*) $(-> $result)? {
+                    $body(simd, $($arg),*)
+                }
+                #[inline(never)]
+                fn neon_dot(simd: Neon<true>, $($arg: $type),*) $(-> $result)? {
+                    $body(simd, $($arg),*)
+                }
                 match set {
                     InstructionSet::Neon => if let Some(simd) = Neon::<false>::detect() {
-                        return $body(simd, $($arg),*);
+                        return neon(simd, $($arg),*);
                     },
                     InstructionSet::NeonDot => if let Some(simd) = Neon::<true>::detect() {
-                        return $body(simd, $($arg),*);
+                        return neon_dot(simd, $($arg),*);
                     },
                     InstructionSet::Plain
                     | InstructionSet::Avx2
                     | InstructionSet::Avx512
                     | InstructionSet::Vnni
                     | InstructionSet::Amx => {}
+                    #[cfg(test)]
+                    InstructionSet::Wrong(_) => {}
                 }
             }
             #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]

@@ -100,6 +100,48 @@ fn perform<S: Simd>(s: S, arguments: &Arguments, results: &mut Results) {
     }
 }
 
+kernels! {
+    /// `sums[0]` plus the dot products of weights up to 127, and `sums[1]` plus those of weights less 128.
+    fn both_dots(weights: &[[u8; BYTES]; 2], codes: [i8; 4], sums: &mut [[i32; LANES]; 2]) = both_dots_body;
+}
+
+#[inline(always)]
+fn both_dots_body<S: Simd>(s: S, weights: &[[u8; BYTES]; 2], codes: [i8; 4], sums: &mut [[i32; LANES]; 2]) {
+    let total = codes.into_iter().map(i32::from).sum();
+    let codes = i32::from_le_bytes(codes.map(|code| code as u8));
+    let sum = s.load_ints(&sums[0]);
+    let run = s.dot(s.open(sum), s.load_bytes(&weights[0]), codes);
+    s.store_ints(s.close(sum, run), &mut sums[0]);
+    let sum = s.biased(total);
+    let run = s.dot_biased(s.open(sum), s.load_bytes(&weights[1]), codes);
+    s.store_ints(s.add_ints(s.load_ints(&sums[1]), s.close(sum, run)), &mut sums[1]);
+}
+
+#[test]
+fn dot_products_are_exact_at_their_extremes() {
+    let extremes = [-127, 127, 0, -1];
+    let codes =
+        extremes.into_iter().flat_map(|a| extremes.map(|b| [[a, a, b, b], [a, b, b, a], [a, b, a, b]])).flatten();
+    // Each lane has another mixture of the least, the most and others.
+    let weights: [u8; BYTES] = std::array::from_fn(|at| [0, 255, 127, 128, 1][(at + at / 4 + at / 16) % 5]);
+    let weights = [weights.map(|weight| weight & 127), weights];
+    for (codes, start) in codes.flat_map(|codes| [(codes, 0), (codes, 1 << 30), (codes, -(1 << 30))]) {
+        for set in InstructionSet::ALL.into_iter().filter(|set| set.is_available()) {
+            let mut sums = [[start; LANES]; 2];
+
+            both_dots(set, &weights, codes, &mut sums);
+
+            for ((weights, bias), sums) in weights.iter().zip([0, 128]).zip(sums) {
+                for (quad, sum) in weights.as_chunks::<4>().0.iter().zip(sums) {
+                    let products =
+                        quad.iter().zip(codes).map(|(weight, code)| (i32::from(*weight) - bias) * i32::from(code));
+                    assert_eq!(sum, start + products.sum::<i32>(), "{} {quad:?} − {bias}, {codes:?}", set.name());
+                }
+            }
+        }
+    }
+}
+
 fn any_float() -> impl Strategy<Value = f32> {
     prop_oneof![4 => -4.0_f32..4.0, 2 => any::<u32>().prop_map(f32::from_bits), 1 => Just(0.0), 1 => Just(-0.0)]
 }
