@@ -16,8 +16,10 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::process::Output;
 use std::process::Stdio;
+use std::time::Instant;
 
 use anyhow::Context;
+use anyhow::anyhow;
 use anyhow::bail;
 use anyhow::ensure;
 use brigade::shape::WeightFormat;
@@ -31,9 +33,6 @@ use crate::figures::spread;
 
 /// The binary that is measured.
 const BRIGADE: &str = env!("CARGO_BIN_EXE_brigade");
-
-/// Stages of the chain.
-const STAGES: u16 = 3;
 
 /// Decoding that the chain should keep of the unsplit model's, at least.
 const AIM_DECODE: f64 = 0.95;
@@ -54,8 +53,14 @@ struct Options {
     #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(2..=512))]
     tokens: u32,
     /// Tokens of the prompt.
-    #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=256))]
+    #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=2048))]
     prompt: u16,
+    /// Stages of the chain.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u16).range(2..=18))]
+    stages: u16,
+    /// Also ask so many times at once for each stage, and compare the tokens of all answers together.
+    #[arg(long, default_value_t = 0)]
+    sessions: u16,
     /// How the weights are stored.
     #[arg(long, default_value_t = WeightFormat::Q4_0)]
     format: WeightFormat,
@@ -85,13 +90,56 @@ fn main() -> anyhow::Result<()> {
     print_setting(&shape, &model)?;
     let units = shape.blocks + 2;
     let whole = Network::up(&folder.path().join("whole"), &model, 1, units)?;
-    let chain = Network::up(&folder.path().join("chain"), &model, STAGES, units.div_ceil(STAGES))?;
-    let (whole, chain) = measure(&options, &whole, &chain)?;
-    print_figures(&whole, &chain);
+    let chain = Network::up(&folder.path().join("chain"), &model, options.stages, units.div_ceil(options.stages))?;
+    let (by_whole, by_chain) = measure(&options, &whole, &chain)?;
+    print_figures(&options, &by_whole, &by_chain);
     if !options.small {
-        print_aims(&whole, &chain);
+        print_aims(&by_whole, &by_chain);
+    }
+    if options.sessions > 0 {
+        compare_aggregates(&options, &model, &whole, &chain)?;
     }
     Ok(())
+}
+
+/// Asks both networks many times at once, in turn, and prints how many tokens a second all answers together had.
+fn compare_aggregates(options: &Options, model: &Path, whole: &Network, chain: &Network) -> anyhow::Result<()> {
+    let (mut by_whole, mut by_chain) = (Vec::new(), Vec::new());
+    for pair in 0..=options.pairs {
+        let rates = (whole.aggregate(options)?, chain.aggregate(options)?);
+        // The first pair warms up.
+        if pair > 0 {
+            by_whole.push(rates.0);
+            by_chain.push(rates.1);
+        }
+    }
+    let [one, more] = [1, options.stages].map(|threads| engine_rate(model, threads, options.sessions));
+    let gain = more? / one?;
+    let ratios = by_chain.iter().zip(&by_whole).map(|(chain, whole)| chain / whole);
+    let of_engine: Vec<f64> = ratios.clone().map(|ratio| ratio / gain).collect();
+    println!();
+    println!("tokens/s of all answers, {} at once for each stage", options.sessions);
+    println!("  unsplit                          {}", spread(by_whole.iter().copied(), 1));
+    println!("  chain                            {}", spread(by_chain.iter().copied(), 1));
+    println!("  chain / unsplit                  {}", spread(ratios, 3));
+    println!("  the engine alone, {} threads / 1  {gain:.3}", options.stages);
+    println!("  chain / unsplit, part of that    {}", spread(of_engine.into_iter(), 3));
+    Ok(())
+}
+
+/// Tokens per second that the engine alone decodes in a batch, without any network.
+fn engine_rate(model: &Path, threads: u16, batch: u16) -> anyhow::Result<f64> {
+    let mut command = brigade();
+    command.arg("bench").arg(model).args(["--prefill", "0", "--depth", "32", "--decode", "32", "--json"]);
+    command.args(["--threads", &threads.to_string(), "--batch", &batch.to_string()]);
+    let figures: EngineFigures = serde_json::from_slice(&run(command)?.stdout)?;
+    Ok(figures.decode_per_second)
+}
+
+/// What `bench --json` prints, as far as it is looked at.
+#[derive(Debug, Deserialize)]
+struct EngineFigures {
+    decode_per_second: f64,
 }
 
 /// Asks both networks in turn, after once without measuring.
@@ -133,6 +181,19 @@ impl Network {
         command.arg("--model").arg(model).arg("--dir").arg(folder);
         run(command)?;
         Ok(network)
+    }
+
+    /// Tokens per second of many answers at once, from the first one's start to the last one's end.
+    fn aggregate(&self, options: &Options) -> anyhow::Result<f64> {
+        let count = usize::from(self.stages * options.sessions);
+        let began = Instant::now();
+        let answers: Vec<anyhow::Result<Answer>> = std::thread::scope(|scope| {
+            let asking: Vec<_> = (0..count).map(|_| scope.spawn(|| self.ask(options))).collect();
+            asking.into_iter().map(|thread| thread.join().unwrap_or_else(|_| Err(anyhow!("asking panicked")))).collect()
+        });
+        let took = began.elapsed().as_secs_f64();
+        answers.into_iter().collect::<anyhow::Result<Vec<_>>>()?;
+        Ok(f64::from(options.tokens) * count as f64 / took)
     }
 
     /// Asks through the peer that serves nothing.
@@ -258,8 +319,9 @@ fn print_setting(shape: &RandomModel, model: &Path) -> anyhow::Result<()> {
 /// What is read off an answer.
 type Figure = fn(&Answer) -> f64;
 
-fn print_figures(whole: &[Answer], chain: &[Answer]) {
-    println!("{:<26}{:>28}{:>28}{:>26}", "median (least … most)", "unsplit", "chain of 3", "chain / unsplit by pair");
+fn print_figures(options: &Options, whole: &[Answer], chain: &[Answer]) {
+    let title = format!("chain of {}", options.stages);
+    println!("{:<26}{:>28}{title:>28}{:>26}", "median (least … most)", "unsplit", "chain / unsplit by pair");
     let rows: [(&str, Figure); 5] = [
         ("decode, tokens/s", Answer::decode_per_second),
         ("first token, ms", Answer::first_token),
