@@ -10,10 +10,12 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use anyhow::ensure;
+use brigade::amounts::Span;
+use brigade::clock::Clock;
 use brigade::engine::canonical::simd::InstructionSet;
-use brigade::engine::stage::StageModel;
 use brigade::ids::Token;
-use brigade::units::UnitRange;
+use brigade::shape::KV_PAGE;
 use brigade::weights::gguf::GgufFile;
 use brigade::weights::llama;
 use clap::Parser;
@@ -21,27 +23,32 @@ use clap::Parser;
 #[path = "bits/arrangements.rs"]
 mod arrangements;
 
-use arrangements::Arrangement;
-use arrangements::Chunks;
-use arrangements::trace;
+use arrangements::Chain;
+use arrangements::Stand;
+use arrangements::Subject;
+use arrangements::cuts;
+use arrangements::workspace;
+
+/// Numbers of threads.
+const THREADS: [usize; 3] = [1, 2, 3];
 
 /// Compares every arrangement of a model's computation with the plainest, bit for bit.
 #[derive(Debug, Parser)]
 struct Args {
     /// A GGUF file.
     file: PathBuf,
-    /// Tokens of the prompt
-    #[arg(long, default_value_t = 40)]
-    prompt: u32,
-    /// Rows of logits to compare, the first after the prompt
-    #[arg(long, default_value_t = 4)]
+    /// Tokens of each text
+    #[arg(long, default_value_t = KV_PAGE as usize + 2)]
+    text: usize,
+    /// Tokens of each text that are read beforehand, once, so that a large model reads the end of a long text only
+    #[arg(long, default_value_t = KV_PAGE as usize - 2)]
+    before: usize,
+    /// Rows of logits to compare, the first after the text
+    #[arg(long, default_value_t = 2)]
     logits: usize,
-    /// Also the plain instructions, which are slow
+    /// Leaves out the plain instructions, which are slow
     #[arg(long)]
-    plain: bool,
-    /// Only a few arrangements of each kind, for large models
-    #[arg(long)]
-    few: bool,
+    no_plain: bool,
 }
 
 fn main() -> ExitCode {
@@ -57,48 +64,82 @@ fn main() -> ExitCode {
 
 /// Returns how many arrangements differed.
 fn run(args: &Args) -> anyhow::Result<usize> {
+    ensure!(args.before < args.text, "of {} tokens, {} cannot be read beforehand", args.text, args.before);
+    ensure!(args.logits > 0, "there are no logits to compare");
     let file = GgufFile::open(&args.file)?;
     let shape = llama::shape(&file)?;
-    let whole = UnitRange::whole(shape.units())?;
-    let model = StageModel::load(shape, whole, &file, &mut |_| {})?;
-    let prompt: Vec<Token> = (0..args.prompt).map(|at| Token((at * 7919 + 1) % shape.vocab)).collect();
-    let expected = trace(&model, &Arrangement::plainest(InstructionSet::best()), &prompt, args.logits);
-    let (mut same, mut different) = (0, 0);
-    for arrangement in arrangements_of(args, shape.units()) {
-        if trace(&model, &arrangement, &prompt, args.logits) == expected {
-            same += 1;
-        } else {
-            different += 1;
-            println!("differs: {arrangement:?}");
-        }
-    }
-    let bits = (expected.logits.iter().flatten().count() + expected.caches.len()).max(1);
-    println!("{same} arrangements give the same {bits} logits and caches bit for bit, {different} do not");
-    Ok(different)
-}
+    let cuts = cuts(shape.units());
+    let sets: Vec<InstructionSet> = InstructionSet::ALL
+        .into_iter()
+        .filter(|set| set.is_available() && !(args.no_plain && *set == InstructionSet::Plain))
+        .collect();
+    println!(
+        "{} instruction sets × {} numbers of threads × 3 ways to cut the prompt × 4 sizes of a batch × {} ways to cut the model",
+        sets.len(),
+        THREADS.len(),
+        cuts.len()
+    );
 
-fn arrangements_of(args: &Args, units: u16) -> Vec<Arrangement> {
-    let sets = InstructionSet::ALL.into_iter().filter(|set| set.is_available());
-    let sets = sets.filter(|set| args.plain || *set != InstructionSet::Plain);
-    let mut all = Vec::new();
-    for set in sets {
-        for threads in [1, 2, 3] {
-            for chunks in Chunks::ALL {
-                for strangers in [0, 1, 4, 15] {
-                    for cuts in cuts(units) {
-                        all.push(Arrangement { set, threads, chunks, strangers, cuts });
-                    }
+    let text = |seed: u32| (0..args.text as u32).map(|at| Token((at * 7919 + seed) % shape.vocab)).collect();
+    let subject = Subject::new(&Chain::load(shape, &file, &[])?, sets[0], [1, 17, 255].map(text), args.logits);
+    let mut progress = Progress::new(cuts.len() * sets.len() * THREADS.len());
+    for cuts in cuts {
+        let mut stand = Stand::new(&subject, Chain::load(shape, &file, &cuts)?, args.before);
+        for set in &sets {
+            for threads in THREADS {
+                let began = progress.clock.now();
+                let (same, different) = stand.check(&mut workspace(*set, threads), from(args, *set));
+                for (chunks, company) in &different {
+                    println!("differs: {set:?}, {threads} threads, cut at {cuts:?}, {chunks:?} in {company:?}");
                 }
+                progress.step(same, different.len());
+                let took = progress.clock.now().since(began);
+                println!("{} cut at {cuts:?}, {}, {threads} threads: {took}", progress.line(), set.name());
             }
         }
     }
-    // Every 29th still meets every value of everything, since 29 divides no count of values.
-    if args.few { all.into_iter().step_by(29).collect() } else { all }
+    let Progress { same, different, .. } = progress;
+    let bits = subject.bits();
+    println!(
+        "{same} of {} arrangements give the same {bits} bits of logits and caches, {different} do not",
+        same + different
+    );
+    Ok(different)
 }
 
-/// No cut, every cut into two, and several into three.
-fn cuts(units: u16) -> Vec<Vec<u16>> {
-    let twos = (1..units).map(|cut| vec![cut]);
-    let threes = (1..units - 1).step_by(2).map(|first| vec![first, first + (units - first) / 2]);
-    std::iter::once(Vec::new()).chain(twos).chain(threes).collect()
+/// Where reading begins: of a prompt in one chunk early enough that instructions for many rows have as many.
+fn from(args: &Args, set: InstructionSet) -> [usize; 3] {
+    let many = if set == InstructionSet::Amx { MANY_ROWS } else { 0 };
+    [args.before.min(args.text.saturating_sub(many)), args.before, args.before]
+}
+
+/// More rows than the instructions for many want at least, which is 32.
+const MANY_ROWS: usize = 35;
+
+/// How far it has come.
+struct Progress {
+    clock: Clock,
+    steps: usize,
+    done: usize,
+    same: usize,
+    different: usize,
+}
+
+impl Progress {
+    fn new(steps: usize) -> Self {
+        Self { clock: Clock::start(), steps, done: 0, same: 0, different: 0 }
+    }
+
+    fn step(&mut self, same: usize, different: usize) {
+        self.done += 1;
+        self.same += same;
+        self.different += different;
+    }
+
+    /// What is done and about how long the rest takes.
+    fn line(&self) -> String {
+        let passed = self.clock.now().0;
+        let left = Span(passed / self.done as u64 * (self.steps - self.done) as u64);
+        format!("{} of {} in {}, {left} left:", self.done, self.steps, Span(passed))
+    }
 }

@@ -1,7 +1,7 @@
 //! A model cut into stages equals the unsplit model: the demo model at every cut into two and into three, and every
 //! weight format on random weights. The demo model's bytes are compared with candle's `quantized_llama` as well.
 //!
-//! Instructions, threads, chunks and company in the batch change no bit either.
+//! Instructions, threads, chunks and company in the batch change no bit either, in any combination.
 //!
 //! Nothing here depends on what the demo model says, so that it can be trained again. Rope scaling is compared with
 //! candle's `llama` in `src/engine/tests.rs`, where also chunks, threads and interleaved sessions are.
@@ -23,6 +23,7 @@ use brigade::engine::stage::StageModel;
 use brigade::engine::stage::StageOutput;
 use brigade::engine::stage::WantLogits;
 use brigade::ids::Token;
+use brigade::shape::KV_PAGE;
 use brigade::shape::ModelShape;
 use brigade::shape::WeightFormat;
 use brigade::shape::WireDtype;
@@ -50,10 +51,13 @@ mod shape {
     pub(crate) use brigade::shape::RopeScaling;
 }
 
-use arrangements::Arrangement;
+use arrangements::Chain;
 use arrangements::Chunks;
-use arrangements::Trace;
-use arrangements::trace;
+use arrangements::Reader;
+use arrangements::Stand;
+use arrangements::Subject;
+use arrangements::run;
+use arrangements::workspace;
 
 const QUESTION: &str = "Tom has the red ball. Tom goes to the garden. Anna is in the kitchen. Where is the red ball?";
 
@@ -107,47 +111,45 @@ fn every_cut_equals_the_unsplit_model_bit_for_bit_in_every_weight_format() {
 
 #[test]
 fn no_arrangement_of_instructions_threads_chunks_company_and_cuts_changes_a_bit() {
-    let demo = Arranged::demo();
-    let fast: Vec<InstructionSet> =
-        InstructionSet::ALL.into_iter().filter(|set| set.is_available() && *set != InstructionSet::Plain).collect();
-    for &set in &fast {
+    let model = Model::demo();
+    // The plain instructions are the specification, and read every text from its first position on.
+    let subject = Subject::new(&model.cut(&[]), InstructionSet::Plain, model.texts(), 2);
+    let cuts = arrangements::cuts(model.shape.units());
+    let end = KV_PAGE as usize - 2;
+    let stand = |cuts: &Vec<u16>| Stand::new(&subject, model.cut(cuts), end);
+    let mut stands: Vec<Stand<'_>> = cuts.iter().map(stand).collect();
+    let mut same = 0;
+    for set in sets() {
+        // They take fifty times as long as the others, so in every arrangement they read only the end: from one page to the next.
+        let from = if set == InstructionSet::Plain { end } else { 0 };
         for threads in [1, 2, 3] {
-            for chunks in Chunks::ALL {
-                for strangers in [0, 1, 4, 15] {
-                    demo.check(&Arrangement { set, threads, chunks, strangers, cuts: Vec::new() });
-                }
-            }
+            same += check_all(&mut stands, &cuts, set, threads, [from; 3]);
         }
     }
-    // The cuts with every other value, but not with every combination of them, which takes minutes: `examples/bits.rs` does.
-    for (number, cuts) in cuts(demo.model.shape().units()).into_iter().enumerate() {
-        let (set, chunks) = (fast.get(number % fast.len().max(1)), Chunks::ALL[number % 3]);
-        let set = set.copied().unwrap_or(InstructionSet::Plain);
-        demo.check(&Arrangement { set, threads: 1 + number % 3, chunks, strangers: [0, 1, 4, 15][number % 4], cuts });
-    }
-    // Plain instructions take a hundred times as long.
-    for (chunks, strangers, cuts) in
-        [(Chunks::Whole, 0, vec![]), (Chunks::Odd, 1, vec![3]), (Chunks::Single, 0, vec![2, 5])]
-    {
-        demo.check(&Arrangement { set: InstructionSet::Plain, threads: 2, chunks, strangers, cuts });
-    }
+
+    println!("{same} arrangements give the same {} bits", subject.bits());
+    // Three numbers of threads, three ways to cut the prompt, four sizes of a batch.
+    assert_eq!(same, sets().len() * 3 * 3 * 4 * cuts.len());
 }
 
 #[test]
 fn a_cache_rebuilt_from_tokens_equals_the_lost_one() {
-    let demo = Arranged::demo();
-    let plainest = Arrangement::plainest(InstructionSet::best());
-    let mut tokens = demo.prompt.clone();
-    let lost = trace(&demo.model, &plainest, &tokens, 5);
-    for logits in &lost.logits[..4] {
-        let logits: Vec<f32> = logits.iter().map(|bits| f32::from_bits(*bits)).collect();
-        tokens.push(argmax(&logits));
+    let model = Model::demo();
+    let [text, ..] = model.texts();
+    let (whole, cut) = (model.cut(&[]), model.cut(&[4]));
+    let read = |chain: &Chain, set, mut reader: Reader| {
+        run(chain, &mut workspace(set, 2), std::slice::from_mut(&mut reader), &mut [&mut chain.open()]);
+        (reader.trace.unwrap(), reader.generated)
+    };
+    for (set, other) in sets().into_iter().zip(sets().into_iter().cycle().skip(1)) {
+        let (lost, generated) = read(&whole, set, Reader::new(Chunks::Single, &text, 5));
+
+        let tokens = [text.clone(), generated].concat();
+        let (rebuilt, _) = read(&cut, other, Reader::new(Chunks::Odd, &tokens, 1));
+
+        assert_eq!(rebuilt.caches, lost.caches, "lost by {set:?}, rebuilt by {other:?}");
+        assert_eq!(rebuilt.logits.last(), lost.logits.last(), "lost by {set:?}, rebuilt by {other:?}");
     }
-
-    let rebuilt = trace(&demo.model, &Arrangement { chunks: Chunks::Odd, cuts: vec![4], ..plainest }, &tokens, 1);
-
-    assert_eq!(rebuilt.caches, lost.caches);
-    assert_eq!(rebuilt.logits.last(), lost.logits.last());
 }
 
 #[test]
@@ -193,28 +195,36 @@ fn exact_demo() -> exact::Tensors {
     names.into_iter().map(|name| (name.clone(), values(&name))).collect()
 }
 
-/// The demo model in one piece, and what it says in the plainest arrangement.
-struct Arranged {
-    model: StageModel,
-    prompt: Vec<Token>,
-    expected: Trace,
+/// The instructions that this machine has.
+fn sets() -> Vec<InstructionSet> {
+    InstructionSet::ALL.into_iter().filter(|set| set.is_available()).collect()
 }
 
-impl Arranged {
-    fn demo() -> Self {
-        let file = Model::demo();
-        let whole = UnitRange::whole(file.shape.units()).unwrap();
-        let model = StageModel::load(file.shape, whole, &file, &mut |_| {}).unwrap();
-        let mut prompt = file.prompt();
-        prompt.truncate(40);
-        let expected = trace(&model, &Arrangement::plainest(InstructionSet::best()), &prompt, 3);
-        Self { model, prompt, expected }
-    }
-
-    fn check(&self, arrangement: &Arrangement) {
-        let found = trace(&self.model, arrangement, &self.prompt, 3);
-        assert!(found == self.expected, "{arrangement:?} gives other bits");
-    }
+/// Checks every chain; returns in how many arrangements the bits are as expected.
+///
+/// One thread leaves room for another, so two chains are then checked at a time; else what is checked has the machine.
+fn check_all(
+    stands: &mut [Stand<'_>],
+    cuts: &[Vec<u16>],
+    set: InstructionSet,
+    threads: usize,
+    from: [usize; 3],
+) -> usize {
+    let half = if threads == 1 { stands.len().div_ceil(2) } else { stands.len() };
+    std::thread::scope(|scope| {
+        let check = |(stands, cuts): (&mut [Stand<'_>], &[Vec<u16>])| {
+            let mut workspace = workspace(set, threads);
+            let check = |(stand, cuts): (&mut Stand<'_>, &Vec<u16>)| {
+                let (same, different) = stand.check(&mut workspace, from);
+                assert!(different.is_empty(), "{set:?}, {threads} threads, cut at {cuts:?}: {different:?}");
+                same
+            };
+            stands.iter_mut().zip(cuts).map(check).sum::<usize>()
+        };
+        let pairs = stands.chunks_mut(half).zip(cuts.chunks(half));
+        let running: Vec<_> = pairs.map(|pair| scope.spawn(move || check(pair))).collect();
+        running.into_iter().map(|thread| thread.join().unwrap()).sum()
+    })
 }
 
 /// Every way to cut `units` units into two and into three.
@@ -265,8 +275,20 @@ impl Model {
         rendered.tokens(&tokenizer)
     }
 
+    /// Three texts that end on the second page of keys and values.
+    fn texts(&self) -> [Vec<Token>; 3] {
+        let (vocabulary, length) = (self.shape.vocab, KV_PAGE + 2);
+        let mixed = |seed: u32| (0..length).map(|at| Token((at * (6 * seed + 1) + seed) % vocabulary)).collect();
+        let question = self.prompt().into_iter().cycle().take(length as usize).collect();
+        [question, mixed(97), mixed(341)]
+    }
+
+    fn cut(&self, cuts: &[u16]) -> Chain {
+        Chain::load(self.shape, self, cuts).unwrap()
+    }
+
     /// Stages that hold no more than their units, with one session.
-    fn chain(&self, cuts: &[u16]) -> Chain {
+    fn chain(&self, cuts: &[u16]) -> Line {
         let starts = [0].iter().chain(cuts);
         let ends = cuts.iter().copied().chain([self.shape.units()]);
         let stages = starts.zip(ends).map(|(start, end)| {
@@ -275,7 +297,7 @@ impl Model {
             let session = stage.open(range, Position(self.shape.context), &[]).unwrap();
             (stage, session)
         });
-        Chain { stages: stages.collect() }
+        Line { stages: stages.collect() }
     }
 
     /// What leaves each unit of the unsplit model in each step: hidden states, after the last unit logits.
@@ -293,11 +315,11 @@ impl Model {
 }
 
 /// Stages one after another.
-struct Chain {
+struct Line {
     stages: Vec<(StageModel, SessionState)>,
 }
 
-impl Chain {
+impl Line {
     /// What leaves each stage.
     fn step(&mut self, tokens: &[Token]) -> Vec<Vec<f32>> {
         let mut left: Vec<Vec<f32>> = Vec::new();
@@ -340,7 +362,7 @@ fn through(stage: &StageModel, session: &mut SessionState, input: StageInput<'_>
 }
 
 /// The tokens that follow the prompt, each the most probable one.
-fn greedy(chain: &mut Chain, prompt: &[&[Token]]) -> Vec<Token> {
+fn greedy(chain: &mut Line, prompt: &[&[Token]]) -> Vec<Token> {
     let logits = prompt.iter().map(|chunk| chain.logits(chunk)).last().unwrap();
     let mut generated = vec![argmax(&logits)];
     while generated.len() < GENERATED {
