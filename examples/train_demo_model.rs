@@ -27,6 +27,8 @@ mod bpe;
 mod chat;
 #[path = "train_demo_model/data.rs"]
 mod data;
+#[path = "train_demo_model/encoded.rs"]
+mod encoded;
 #[path = "train_demo_model/eval.rs"]
 mod eval;
 #[path = "train_demo_model/facts.rs"]
@@ -224,7 +226,7 @@ fn show(seed: u64, count: u64) -> Result<()> {
     for index in 0..count {
         let mut random = random::Random::stream(seed, index);
         let parts = chat::document(&mut random, chat::Stage::at(usize::MAX));
-        println!("{} tokens: {parts:#?}", data::Encoded::new(&bpe, &parts).tokens.len());
+        println!("{} tokens: {parts:#?}", encoded::Encoded::new(&bpe, &parts).tokens.len());
     }
     Ok(())
 }

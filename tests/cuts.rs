@@ -45,6 +45,10 @@ use candle_transformers::models::quantized_llama::ModelWeights;
 mod arrangements;
 #[path = "../src/engine/exact.rs"]
 mod exact;
+#[path = "cuts/held_out.rs"]
+mod held_out;
+#[path = "cuts/losses.rs"]
+mod losses;
 /// What the model in f64 is told of shapes.
 mod shape {
     pub(crate) use brigade::shape::ModelShape;

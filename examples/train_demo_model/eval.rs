@@ -7,12 +7,13 @@ use candle_core::Result;
 use super::bpe::Bpe;
 use super::bpe::END;
 use super::chat::Part;
-use super::chat::Stage;
-use super::chat::document;
 use super::chat::held_out_question;
-use super::data::ANSWER_WEIGHT;
-use super::data::Encoded;
 use super::data::Lesson;
+use super::encoded::ANSWER_WEIGHT;
+use super::encoded::EVALUATION_SEED;
+use super::encoded::Encoded;
+use super::encoded::STORY_WEIGHT;
+use super::encoded::unseen;
 use super::model::Batch;
 use super::model::CONTEXT;
 use super::model::Model;
@@ -20,8 +21,6 @@ use super::ops::View;
 use super::ops::cross_entropy;
 use super::random::Random;
 
-/// The stream of evaluation documents; training never draws from it.
-const EVALUATION_SEED: u64 = 0x6576_616c;
 /// Documents run at once.
 const DOCUMENTS: usize = 10;
 
@@ -38,12 +37,11 @@ pub(crate) struct Losses {
 pub(crate) fn losses(model: &Model, bpe: &Bpe, count: u64) -> Result<Losses> {
     let mut sums = [(0.0, 0.0); 2];
     for index in 0..count {
-        let mut random = Random::stream(EVALUATION_SEED, index);
-        let encoded = Encoded::new(bpe, &document(&mut random, Stage::at(usize::MAX)));
+        let encoded = unseen(bpe, index);
         if encoded.tokens.len() > CONTEXT {
             continue;
         }
-        for (least, (loss, tokens)) in [1.0, ANSWER_WEIGHT].into_iter().zip(&mut sums) {
+        for (least, (loss, tokens)) in [STORY_WEIGHT, ANSWER_WEIGHT].into_iter().zip(&mut sums) {
             let mut counted = encoded.clone();
             counted.weights.iter_mut().for_each(|weight| *weight = f32::from(u8::from(*weight >= least)));
             let lesson = Lesson::new(&[counted]);
