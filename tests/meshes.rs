@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use brigade::amounts::Bytes;
 use brigade::amounts::Span;
@@ -16,6 +17,7 @@ use brigade::clock::Clock;
 use brigade::demo;
 use brigade::os;
 use brigade::os::Ending;
+use brigade::shape::WeightFormat;
 use brigade::weights::fixture::RandomModel;
 use serde_json::Value;
 use serde_json::json;
@@ -487,4 +489,62 @@ fn who_leaves_in_mid_answer_frees_every_stage() {
     for peer in 1..=3 {
         wait_for("the session's end", || (sessions(peer) == 0).then_some(()));
     }
+}
+
+/// What a peer may hold beside its weights, and a tenth of these: code, libraries, buffers, connections.
+#[cfg(target_os = "linux")]
+const BESIDE_WEIGHTS: Bytes = Bytes(200_000_000);
+
+/// For how long a peer is watched while nobody asks it anything.
+#[cfg(target_os = "linux")]
+const IDLE: Duration = Duration::from_secs(10);
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_peer_holds_its_weights_once_and_rests_when_nobody_asks() {
+    // Weights of 270 to 370 MB: two copies would exceed what is allowed.
+    for (format, blocks) in [(WeightFormat::Q4_0, 8), (WeightFormat::Q8_0, 5), (WeightFormat::F16, 3)] {
+        let folder = folder();
+        let file = folder.path().join("large.gguf");
+        let (vocab, context) = (2048, 1024);
+        RandomModel { blocks, vocab, context, ..RandomModel::one_billion(format) }.write(&file).unwrap();
+        let weights = Bytes(std::fs::metadata(&file).unwrap().len());
+        let [asking, serving] = ["asking", "serving"].map(|name| folder.path().join(name));
+        let invite = new_network(&asking);
+        let asking = Peer::up(&asking, &["--invite", &invite, "--no-serve"]);
+        let serve = ["--invite", &invite, "--join", &asking.address, "--model", file.to_str().unwrap()];
+        let peer = Peer::up(&serving, &serve);
+        asking.home.wait_until_covered();
+        assert_eq!(asking.home.ask(STORY, "3")["usage"]["completion_tokens"], 3);
+
+        let (resident, peak) = (memory(&peer, "VmRSS"), memory(&peer, "VmHWM"));
+        let before = busy(&peer);
+        std::thread::sleep(IDLE);
+        let busy = busy(&peer) - before;
+
+        println!("{format}: {weights} of weights, {resident} resident, {peak} at most, busy {busy:?} in {IDLE:?}");
+        let most = Bytes(weights.0 + weights.0 / 10).plus(BESIDE_WEIGHTS);
+        assert!(peak <= most, "{format}: {resident} and at most {peak}, {most} are allowed");
+        assert!(busy < IDLE / 100, "{format}: busy {busy:?} in {IDLE:?}");
+        peer.down();
+    }
+}
+
+/// A line of what Linux says of the memory of a peer's process.
+#[cfg(target_os = "linux")]
+fn memory(peer: &Peer, name: &str) -> Bytes {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", peer.pid())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+    let kibibytes: u64 = line.trim_matches([':', ' ', '\t', 'k', 'B']).parse().unwrap();
+    Bytes(1024 * kibibytes)
+}
+
+/// For how long a peer's process has computed so far, by all its threads.
+#[cfg(target_os = "linux")]
+fn busy(peer: &Peer) -> Duration {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", peer.pid())).unwrap();
+    // Behind the name, which may contain anything, `utime` and `stime` are fields 14 and 15 of proc_pid_stat(5).
+    let (_, fields) = stat.rsplit_once(") ").unwrap();
+    let ticks: u64 = fields.split(' ').skip(11).take(2).map(|field| field.parse::<u64>().unwrap()).sum();
+    Duration::from_micros(ticks * 1_000_000 / rustix::param::clock_ticks_per_second())
 }
