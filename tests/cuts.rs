@@ -57,6 +57,7 @@ mod shape {
 
 use arrangements::Chain;
 use arrangements::Chunks;
+use arrangements::Company;
 use arrangements::Reader;
 use arrangements::Stand;
 use arrangements::Subject;
@@ -219,7 +220,7 @@ fn check_all(
         let check = |(stands, cuts): (&mut [Stand<'_>], &[Vec<u16>])| {
             let mut workspace = workspace(set, threads);
             let check = |(stand, cuts): (&mut Stand<'_>, &Vec<u16>)| {
-                let (same, different) = stand.check(&mut workspace, from);
+                let (same, different) = stand.check(&mut workspace, &Company::ALL, from);
                 assert!(different.is_empty(), "{set:?}, {threads} threads, cut at {cuts:?}: {different:?}");
                 same
             };
