@@ -9,8 +9,12 @@
 use std::arch::asm;
 use std::arch::x86_64::*;
 use std::cell::RefCell;
+use std::marker::PhantomData;
+use std::ops::Range;
 use std::sync::OnceLock;
+use std::thread::LocalKey;
 
+use crate::engine::canonical::formats::Format;
 use crate::engine::canonical::formats::Large;
 use crate::engine::canonical::formats::Q4_0;
 use crate::engine::canonical::formats::Q4_1;
@@ -35,8 +39,15 @@ use crate::shape::WeightFormat;
 /// Inputs of a tile.
 const TILE: usize = 16;
 
-/// Inputs from which on tiles are used (arbitrary: at 512 they are the faster, and unpacking a group has to pay).
+/// Inputs from which on tiles are used: with fewer, unpacking the weights takes longer than is gained (measured: 16 are the
+/// slower, 32 the faster).
 const WORTH_TILES: usize = 32;
+
+/// Inputs for which a tile of their own is worth it (measured roughly).
+const WORTH_A_TILE: usize = 8;
+
+/// Groups that are unpacked together, so that a tile of inputs stays in the cache for all of them (4 to 64 were measured).
+const GROUPS: usize = 8;
 
 /// Whether the processor has AMX-int8 and the system lets this process use it.
 pub(super) fn is_available() -> bool {
@@ -63,9 +74,11 @@ fn is_permitted() -> bool {
     result == 0
 }
 
-/// Multiplies as many inputs as fill tiles; returns how many.
+/// Multiplies the inputs for which tiles are worth it; returns how many.
 pub(super) fn multiply_tiles(task: &Task<'_>, output: &mut Tile<'_, f32>) -> usize {
-    let count = output.rows().len() / TILE * TILE;
+    let count = output.rows().len();
+    let rest = count % TILE;
+    let count = if rest < WORTH_A_TILE { count - rest } else { count };
     if count < WORTH_TILES || !is_available() {
         return 0;
     }
@@ -73,14 +86,14 @@ pub(super) fn multiply_tiles(task: &Task<'_>, output: &mut Tile<'_, f32>) -> usi
     unsafe {
         match task.weights.format() {
             WeightFormat::F32 | WeightFormat::F16 | WeightFormat::BF16 => return 0,
-            WeightFormat::Q4_0 => small::<Q4_0>(task, count, output),
-            WeightFormat::Q4_1 => small::<Q4_1>(task, count, output),
-            WeightFormat::Q5_0 => small::<Q5_0>(task, count, output),
-            WeightFormat::Q5_1 => small::<Q5_1>(task, count, output),
-            WeightFormat::Q8_0 => small::<Q8_0>(task, count, output),
-            WeightFormat::Q4K => large::<Q4K>(task, count, output),
-            WeightFormat::Q5K => large::<Q5K>(task, count, output),
-            WeightFormat::Q6K => large::<Q6K>(task, count, output),
+            WeightFormat::Q4_0 => run::<SmallBlocks<Q4_0>>(task, count, output),
+            WeightFormat::Q4_1 => run::<SmallBlocks<Q4_1>>(task, count, output),
+            WeightFormat::Q5_0 => run::<SmallBlocks<Q5_0>>(task, count, output),
+            WeightFormat::Q5_1 => run::<SmallBlocks<Q5_1>>(task, count, output),
+            WeightFormat::Q8_0 => run::<SmallBlocks<Q8_0>>(task, count, output),
+            WeightFormat::Q4K => run::<LargeBlocks<Q4K>>(task, count, output),
+            WeightFormat::Q5K => run::<LargeBlocks<Q5K>>(task, count, output),
+            WeightFormat::Q6K => run::<LargeBlocks<Q6K>>(task, count, output),
         }
     }
     count
@@ -96,7 +109,7 @@ struct TileConfig {
     rows: [u8; 16],
 }
 
-/// The tile registers set up while this lives: sums in 0 and 3, inputs in 1 and 4, weights in 2 and 5.
+/// The tile registers set up while this lives: sums in 0 to 3, weights in 4 and 5, inputs in 6 and 7.
 struct Tiles(());
 
 impl Tiles {
@@ -106,11 +119,9 @@ impl Tiles {
     /// The machine must have AMX, and the process the permission to use it.
     unsafe fn new(bytes: u16) -> Self {
         let mut config = TileConfig { palette: 1, start_row: 0, reserved: [0; 14], row_bytes: [0; 16], rows: [0; 16] };
-        for (tile, rows, bytes) in [(0, 16, 64), (1, 16, bytes), (2, (bytes / 4) as u8, 64)] {
-            for tile in [tile, tile + 3] {
-                config.row_bytes[tile] = bytes;
-                config.rows[tile] = rows;
-            }
+        for (tiles, rows, bytes) in [(0..4, 16, 64), (4..6, (bytes / 4) as u8, 64), (6..8, 16, bytes)] {
+            config.row_bytes[tiles.clone()].fill(bytes);
+            config.rows[tiles].fill(rows);
         }
         // SAFETY: the configuration is 64 bytes long and valid.
         unsafe { asm!("ldtilecfg [{config}]", config = in(reg) &raw const config, options(nostack, readonly)) };
@@ -125,173 +136,277 @@ impl Drop for Tiles {
     }
 }
 
-/// A 16 × 16 tile of sums: one row for each input.
-#[repr(C, align(64))]
-struct Sums([[i32; LANES]; TILE]);
-
-/// What belongs to one block of the sixteen inputs of a tile.
+/// A 16 × 16 tile of dot products: one row for each input.
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
-struct Parts {
-    scales: [f32; TILE],
-    totals: [i32; TILE],
+struct Dots([[i32; LANES]; TILE]);
+
+const NO_DOTS: Dots = Dots([[0; LANES]; TILE]);
+
+/// The sums of a tile: one vector for each input.
+type Sums = [__m512; TILE];
+
+/// What a thread unpacks into: kept, so that nothing is allocated in a step.
+struct Scratch<W, C> {
+    /// `[groups, blocks]`.
+    weights: Vec<W>,
+    /// `[tiles, blocks]`.
+    codes: Vec<C>,
 }
 
 thread_local! {
-    /// A group's weights as bytes.
-    static EXPANDED: RefCell<Vec<Quads>> = const { RefCell::new(Vec::new()) };
-    /// `[tiles, blocks]`.
-    static PARTS: RefCell<Vec<Parts>> = const { RefCell::new(Vec::new()) };
+    static SMALL: RefCell<Scratch<SmallWeights, SmallCodes>> =
+        const { RefCell::new(Scratch { weights: Vec::new(), codes: Vec::new() }) };
+    static LARGE: RefCell<Scratch<LargeWeights, LargeCodes>> =
+        const { RefCell::new(Scratch { weights: Vec::new(), codes: Vec::new() }) };
+}
+
+/// How blocks of a size are unpacked and multiplied.
+trait Blocks {
+    type Format: Format;
+    /// A block of a group, unpacked.
+    type Weights: Clone + 'static;
+    /// A block of the sixteen inputs of a tile.
+    type Codes: 'static;
+    type Sums: AsRef<[Sums]>;
+    /// Bytes of a row of a tile of inputs.
+    const ROW_BYTES: u16;
+    /// Tiles that are multiplied at once.
+    const TILES: usize;
+    const EMPTY: Self::Weights;
+
+    fn scratch() -> &'static LocalKey<RefCell<Scratch<Self::Weights, Self::Codes>>>;
+
+    fn unpack(simd: Avx512<true>, block: &<Self::Format as Format>::Block, weights: &mut Self::Weights);
+
+    /// - `inputs`: a block of each input, sixteen or fewer
+    fn gather<'a>(inputs: impl Iterator<Item = &'a <Self::Format as Format>::Input>) -> Self::Codes;
+
+    /// The products of a group with up to `TILES` tiles of inputs.
+    ///
+    /// - `codes`: `[tiles, blocks]`
+    fn product(simd: Avx512<true>, weights: &[Self::Weights], codes: &[Self::Codes], tiles: &Tiles) -> Self::Sums;
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
-fn small<F: Small>(task: &Task<'_>, count: usize, output: &mut Tile<'_, f32>) {
-    let Some(simd) = Avx512::<true>::detect() else { return };
+fn run<B: Blocks>(task: &Task<'_>, count: usize, output: &mut Tile<'_, f32>) {
+    let (Some(simd), Some(inputs)) = (Avx512::<true>::detect(), B::Format::inputs(task.inputs)) else { return };
     // SAFETY: the caller checked that there is AMX.
-    let tiles = unsafe { Tiles::new(32) };
-    let Some(inputs) = F::inputs(task.inputs) else { return };
-    let length = task.weights.columns() / F::COLUMNS;
-    EXPANDED.with_borrow_mut(|expanded| {
-        PARTS.with_borrow_mut(|parts| {
-            parts.clear();
-            for tile in inputs[..count * length].chunks_exact(TILE * length) {
-                parts.extend((0..length).map(|block| parts_of(tile, length, block)));
+    let tiles = unsafe { Tiles::new(B::ROW_BYTES) };
+    let length = task.weights.columns() / B::Format::COLUMNS;
+    B::scratch().with_borrow_mut(|Scratch { weights, codes }| {
+        codes.clear();
+        for tile in inputs[..count * length].chunks(TILE * length) {
+            codes.extend((0..length).map(|block| B::gather(tile.chunks_exact(length).map(|row| &row[block]))));
+        }
+        for first in task.groups.clone().step_by(GROUPS) {
+            let groups = first..task.groups.end.min(first + GROUPS);
+            weights.resize(groups.len() * length, B::EMPTY);
+            for (group, weights) in groups.clone().zip(weights.chunks_exact_mut(length)) {
+                let blocks = task.weights.group::<B::Format>(group);
+                blocks.iter().zip(weights).for_each(|(block, weights)| B::unpack(simd, block, weights));
             }
-            for group in task.groups.clone() {
-                let blocks = task.weights.group::<F>(group);
-                expanded.clear();
-                for block in blocks {
-                    expanded.extend_from_slice(&F::expand(simd, block));
-                }
-                let each = inputs.chunks_exact(TILE * length).zip(parts.chunks_exact(length)).enumerate();
-                for (number, (inputs, parts)) in each {
-                    let sums = small_tile::<F>(simd, blocks, expanded, (inputs, parts), &tiles);
-                    write_tile(simd, group, number * TILE, &sums, output);
+            for (number, codes) in codes.chunks(B::TILES * length).enumerate() {
+                let first = number * B::TILES * TILE;
+                let rows = first..count.min(first + B::TILES * TILE);
+                for (group, weights) in groups.clone().zip(weights.chunks_exact(length)) {
+                    ask_for(simd, output, rows.clone(), group);
+                    let sums = B::product(simd, weights, codes, &tiles);
+                    for (input, sum) in rows.clone().zip(sums.as_ref().as_flattened()) {
+                        write(simd, output, input, group, *sum);
+                    }
                 }
             }
-        });
+        }
     });
 }
 
-/// - `inputs`: `[16, length]`
+/// Asks for the memory of some products, which is far apart.
 #[inline(always)]
-fn parts_of(inputs: &[SmallBlock], length: usize, block: usize) -> Parts {
-    let mut parts = Parts { scales: [0.0; TILE], totals: [0; TILE] };
-    for (input, row) in inputs.chunks_exact(length).enumerate() {
-        parts.scales[input] = row[block].scale;
-        parts.totals[input] = row[block].total;
-    }
-    parts
-}
-
-/// - `inputs`: `[16, blocks]`
-#[inline(always)]
-fn small_tile<F: Small>(
-    simd: Avx512<true>,
-    blocks: &[F::Block],
-    expanded: &[Quads],
-    (inputs, parts): (&[SmallBlock], &[Parts]),
-    _: &Tiles,
-) -> [__m512; TILE] {
-    assert_eq!(inputs.len(), TILE * blocks.len(), "a tile has sixteen inputs");
-    let (stride, weights) = (size_of_val(blocks_of(inputs, blocks.len())), expanded.as_chunks::<8>().0);
-    let mut sums = [simd.splat(0.0); TILE];
-    let mut dots = [Sums([[0; LANES]; TILE]), Sums([[0; LANES]; TILE])];
-    // The matrix unit works on a block while the one before is finished.
-    for index in 0..=blocks.len() {
-        if let Some(weights) = weights.get(index) {
-            let codes = inputs[index].codes.as_ptr();
-            // SAFETY: 16 rows of 32 bytes lie at `codes`, each `stride` after the one before, as just checked.
-            unsafe { multiply_block(codes, stride, weights, &mut dots[index % 2], index % 2) };
-        }
-        let Some(done) = index.checked_sub(1) else { continue };
-        let (scales, parts) = (F::scales(simd, &blocks[done]), &parts[done]);
-        for (input, sum) in sums.iter_mut().enumerate() {
-            let dot = simd.load_ints(&dots[done % 2].0[input]);
-            *sum = F::finish(simd, &scales, parts.scales[input], parts.totals[input], dot, *sum);
-        }
-    }
-    sums
-}
-
-/// The first row of inputs.
-fn blocks_of<T>(inputs: &[T], length: usize) -> &[T] {
-    &inputs[..length]
-}
-
-/// # Safety
-/// At `codes` there must be 16 rows of 32 bytes, `stride` bytes apart.
-#[inline(always)]
-unsafe fn multiply_block(codes: *const i32, stride: usize, weights: &[Quads; 8], dots: &mut Sums, parity: usize) {
-    macro_rules! multiply {
-        ($dots:literal, $codes:literal, $weights:literal) => {
-            asm!(
-                concat!("tilezero ", $dots),
-                concat!("tileloadd ", $codes, ", [{codes} + {stride}]"),
-                concat!("tileloadd ", $weights, ", [{weights} + {row}]"),
-                concat!("tdpbsud ", $dots, ", ", $codes, ", ", $weights),
-                concat!("tilestored [{dots} + {row}], ", $dots),
-                codes = in(reg) codes,
-                stride = in(reg) stride,
-                weights = in(reg) weights,
-                dots = in(reg) dots,
-                row = in(reg) 64_usize,
-                options(nostack),
-            )
-        };
-    }
-    // SAFETY: as the caller promises; `weights` are 8 rows of 64 bytes and `dots` 16 of them.
-    unsafe {
-        if parity == 0 {
-            multiply!("tmm0", "tmm1", "tmm2");
-        } else {
-            multiply!("tmm3", "tmm4", "tmm5");
-        }
+fn ask_for(simd: Avx512<true>, output: &mut Tile<'_, f32>, inputs: Range<usize>, group: usize) {
+    let start = group * LANES - output.columns().start;
+    for input in inputs {
+        simd.prefetch_at(&output.row(input)[start]);
     }
 }
 
-/// A super-block of a group: two planes, and the minima.
+/// Blocks of 32.
+struct SmallBlocks<F>(PhantomData<F>);
+
 #[derive(Clone)]
 #[repr(C, align(64))]
-struct Planes {
-    planes: [[[i8; 4 * LANES]; 64]; 2],
-    minima: Option<[[i32; LANES]; 4]>,
+struct SmallWeights {
+    quads: [Quads; 8],
+    scales: [[f32; LANES]; 2],
 }
 
-thread_local! {
-    static PLANES: RefCell<Vec<Planes>> = const { RefCell::new(Vec::new()) };
-    /// The sums of codes of the task's inputs as pairs of 16 bits, one for each 32 elements.
-    static TOTALS: RefCell<Vec<i32>> = const { RefCell::new(Vec::new()) };
+#[repr(C, align(64))]
+struct SmallCodes {
+    codes: [[i32; 8]; TILE],
+    scales: [f32; TILE],
+    totals: [f32; TILE],
 }
 
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
-fn large<F: Large>(task: &Task<'_>, count: usize, output: &mut Tile<'_, f32>) {
-    let Some(simd) = Avx512::<true>::detect() else { return };
-    // SAFETY: the caller checked that there is AMX.
-    let tiles = unsafe { Tiles::new(64) };
-    let Some(inputs) = F::inputs(task.inputs) else { return };
-    let length = task.weights.columns() / F::COLUMNS;
-    TOTALS.with_borrow_mut(|totals| {
-        totals.clear();
-        totals.extend(
-            inputs[..count * length].iter().flat_map(|block| block.totals.as_chunks::<4>().0).map(pair_of_totals),
-        );
-        PLANES.with_borrow_mut(|planes| {
-            for group in task.groups.clone() {
-                let blocks = task.weights.group::<F>(group);
-                planes.resize(blocks.len(), Planes { planes: [[[0; 4 * LANES]; 64]; 2], minima: None });
-                for (planes, block) in planes.iter_mut().zip(blocks) {
-                    F::expand(block, &mut planes.planes);
-                    planes.minima = F::minima(block);
-                }
-                let each = inputs.chunks_exact(TILE * length).zip(totals.chunks_exact(4 * TILE * length)).enumerate();
-                for (number, (inputs, totals)) in each {
-                    let sums = large_tile::<F>(simd, blocks, planes, (inputs, totals), &tiles);
-                    write_tile(simd, group, number * TILE, &sums, output);
+/// Blocks by which the matrix unit is ahead of the sums: the time until what it stores can be loaded (2 to 4 hardly differ).
+const LEAD: usize = 3;
+
+/// Blocks for whose dot products there is room.
+const RING: usize = LEAD + 1;
+
+/// Blocks by which memory is asked for ahead (6 to 9 hardly differ).
+const AHEAD: usize = 8;
+
+impl<F: Small> Blocks for SmallBlocks<F> {
+    type Format = F;
+    type Weights = SmallWeights;
+    type Codes = SmallCodes;
+    type Sums = [Sums; 1];
+    const ROW_BYTES: u16 = 32;
+    const TILES: usize = 1;
+    const EMPTY: SmallWeights = SmallWeights { quads: [[0; 4 * LANES]; 8], scales: [[0.0; LANES]; 2] };
+
+    fn scratch() -> &'static LocalKey<RefCell<Scratch<SmallWeights, SmallCodes>>> {
+        &SMALL
+    }
+
+    #[inline(always)]
+    fn unpack(simd: Avx512<true>, block: &F::Block, weights: &mut SmallWeights) {
+        F::expand(simd, block, &mut weights.quads);
+        store_scales(simd, F::scales(simd, block), &mut weights.scales);
+    }
+
+    #[inline(always)]
+    fn gather<'a>(inputs: impl Iterator<Item = &'a SmallBlock>) -> SmallCodes {
+        let mut codes = SmallCodes { codes: [[0; 8]; TILE], scales: [0.0; TILE], totals: [0.0; TILE] };
+        for (input, block) in inputs.enumerate() {
+            codes.codes[input] = block.codes;
+            codes.scales[input] = block.scale;
+            codes.totals[input] = block.total as f32;
+        }
+        codes
+    }
+
+    #[inline(always)]
+    fn product(simd: Avx512<true>, weights: &[SmallWeights], codes: &[SmallCodes], tiles: &Tiles) -> [Sums; 1] {
+        let (codes, mut sums) = (&codes[..weights.len()], [simd.splat(0.0); TILE]);
+        let mut ring = [NO_DOTS; RING];
+        for index in 0..LEAD.min(weights.len()) {
+            multiply_small(&codes[index], &weights[index], &mut ring[index % RING], tiles);
+        }
+        for (index, (block, inputs)) in weights.iter().zip(codes).enumerate() {
+            if let (Some(weights), Some(codes)) = (weights.get(index + LEAD), codes.get(index + LEAD)) {
+                multiply_small(codes, weights, &mut ring[(index + LEAD) % RING], tiles);
+            }
+            if let (Some(weights), Some(codes)) = (weights.get(index + AHEAD), codes.get(index + AHEAD)) {
+                for line in 0..8 {
+                    simd.prefetch_at(&weights.quads[line]);
+                    simd.prefetch_at(&codes.codes[2 * line]);
                 }
             }
-        });
-    });
+            let scales = [simd.load(&block.scales[0]), simd.load(&block.scales[1])];
+            for (input, sum) in sums.iter_mut().enumerate() {
+                let dot = simd.load_ints(&ring[index % RING].0[input]);
+                *sum = F::finish(simd, &scales, inputs.scales[input], inputs.totals[input], dot, *sum);
+            }
+        }
+        [sums]
+    }
+}
+
+#[inline(always)]
+fn store_scales(simd: Avx512<true>, scales: [__m512; 2], to: &mut [[f32; LANES]; 2]) {
+    simd.store(scales[0], &mut to[0]);
+    simd.store(scales[1], &mut to[1]);
+}
+
+#[inline(always)]
+fn multiply_small(codes: &SmallCodes, weights: &SmallWeights, dots: &mut Dots, _: &Tiles) {
+    // SAFETY: the tiles are set up; the codes are 16 rows of 32 bytes, the weights 8 of 64, and `dots` 16 of 64.
+    unsafe {
+        asm!(
+            "tilezero tmm0",
+            "tileloadd tmm6, [{codes} + {half}]",
+            "tileloadd tmm4, [{weights} + {row}]",
+            "tdpbssd tmm0, tmm6, tmm4",
+            "tilestored [{dots} + {row}], tmm0",
+            codes = in(reg) &raw const codes.codes,
+            weights = in(reg) &raw const weights.quads,
+            dots = in(reg) &raw mut dots.0,
+            half = in(reg) 32_usize,
+            row = in(reg) 64_usize,
+            options(nostack),
+        );
+    }
+}
+
+/// Super-blocks of 256.
+struct LargeBlocks<F>(PhantomData<F>);
+
+/// Columns of a quarter of a super-block, which is what tile registers hold.
+const QUARTERS: usize = 4;
+
+#[derive(Clone)]
+#[repr(C, align(64))]
+struct LargeWeights {
+    planes: [[[i8; 4 * LANES]; 64]; 2],
+    minima: Option<[[i32; LANES]; 4]>,
+    scales: [[f32; LANES]; 2],
+}
+
+#[repr(C, align(64))]
+struct LargeCodes {
+    codes: [[[i32; 16]; TILE]; QUARTERS],
+    /// The sums of 32 codes each as pairs of 16 bits.
+    totals: [[i32; 4]; TILE],
+    scales: [f32; TILE],
+}
+
+impl<F: Large> Blocks for LargeBlocks<F> {
+    type Format = F;
+    type Weights = LargeWeights;
+    type Codes = LargeCodes;
+    type Sums = [Sums; 2];
+    const ROW_BYTES: u16 = 64;
+    const TILES: usize = 2;
+    const EMPTY: LargeWeights =
+        LargeWeights { planes: [[[0; 4 * LANES]; 64]; 2], minima: None, scales: [[0.0; LANES]; 2] };
+
+    fn scratch() -> &'static LocalKey<RefCell<Scratch<LargeWeights, LargeCodes>>> {
+        &LARGE
+    }
+
+    #[inline(always)]
+    fn unpack(simd: Avx512<true>, block: &F::Block, weights: &mut LargeWeights) {
+        F::expand(block, &mut weights.planes);
+        weights.minima = F::minima(block);
+        store_scales(simd, F::scales(simd, block), &mut weights.scales);
+    }
+
+    #[inline(always)]
+    fn gather<'a>(inputs: impl Iterator<Item = &'a LargeBlock>) -> LargeCodes {
+        let mut codes = LargeCodes { codes: [[[0; 16]; TILE]; QUARTERS], totals: [[0; 4]; TILE], scales: [0.0; TILE] };
+        for (input, block) in inputs.enumerate() {
+            for (quarter, words) in block.codes.as_chunks().0.iter().enumerate() {
+                codes.codes[quarter][input] = *words;
+            }
+            for (total, sums) in codes.totals[input].iter_mut().zip(block.totals.as_chunks().0) {
+                *total = pair_of_totals(sums);
+            }
+            codes.scales[input] = block.scale;
+        }
+        codes
+    }
+
+    #[inline(always)]
+    fn product(simd: Avx512<true>, weights: &[LargeWeights], codes: &[LargeCodes], tiles: &Tiles) -> [Sums; 2] {
+        match codes.split_at(weights.len()) {
+            (codes, []) => {
+                let [sums] = large_product::<F, 1>(simd, weights, [codes], tiles);
+                [sums, sums]
+            }
+            (first, second) => large_product::<F, 2>(simd, weights, [first, second], tiles),
+        }
+    }
 }
 
 /// The sums of the codes of two pairs of parts of 16 as halves of a word. Each fits into 16 bits: 32 × 127 is 4,064.
@@ -301,104 +416,119 @@ fn pair_of_totals(sums: &[i32; 4]) -> i32 {
     (a + b) & 0xffff | (c + d) << 16
 }
 
-/// - `inputs`: `[16, blocks]`; `totals`: `[16, blocks, 4]`
+/// The matrix unit works on a super-block, quarter by quarter, while the one before is finished.
 #[inline(always)]
-fn large_tile<F: Large>(
+fn large_product<F: Large, const N: usize>(
     simd: Avx512<true>,
-    blocks: &[F::Block],
-    planes: &[Planes],
-    (inputs, totals): (&[LargeBlock], &[i32]),
-    _: &Tiles,
-) -> [__m512; TILE] {
-    let length = blocks.len();
-    assert_eq!(inputs.len(), TILE * length, "a tile has sixteen inputs");
-    let stride = size_of_val(blocks_of(inputs, length));
-    let mut sums = [simd.splat(0.0); TILE];
-    let (mut high, mut low) = (Sums([[0; LANES]; TILE]), Sums([[0; LANES]; TILE]));
-    for (index, (block, planes)) in blocks.iter().zip(planes).enumerate() {
-        let codes = inputs[index].codes.as_ptr();
-        // SAFETY: 16 rows of 256 bytes lie at `codes`, each `stride` after the one before, as just checked.
-        unsafe { multiply_planes(codes, stride, &planes.planes, &mut high, &mut low) };
-        let scales = F::scales(simd, block);
-        for (input, sum) in sums.iter_mut().enumerate() {
-            let (high, low) = (simd.load_ints(&high.0[input]), simd.load_ints(&low.0[input]));
-            let dot = simd.add_ints(simd.shift_left::<6>(high), low);
-            let at = input * length + index;
-            let minimum = match &planes.minima {
-                Some(minima) => sum_minima(simd, minima, &totals[4 * at..4 * at + 4]),
-                None => simd.splat_int(0),
-            };
-            *sum = F::finish(simd, &scales, inputs[at].scale, dot, minimum, *sum);
+    weights: &[LargeWeights],
+    codes: [&[LargeCodes]; N],
+    tiles: &Tiles,
+) -> [Sums; N] {
+    let mut sums = [[simd.splat(0.0); TILE]; N];
+    let mut dots = [[[NO_DOTS; 2]; N]; 2];
+    for index in 0..=weights.len() {
+        for quarter in 0..QUARTERS {
+            if let Some(weights) = weights.get(index) {
+                multiply_quarter(weights, codes.map(|codes| &codes[index]), quarter, tiles);
+            }
+            if let Some(weights) = weights.get(index + 1) {
+                for line in 16 * quarter..16 * quarter + 16 {
+                    simd.prefetch_at(&weights.planes[0][line]);
+                    simd.prefetch_at(&weights.planes[1][line]);
+                    for n in 0..N {
+                        simd.prefetch_at(&codes[n][index + 1].codes[quarter][line % 16]);
+                    }
+                }
+            }
+            let Some(done) = index.checked_sub(1) else { continue };
+            for n in 0..N {
+                let rows = quarter * TILE / QUARTERS..(quarter + 1) * TILE / QUARTERS;
+                finish_rows::<F>(simd, &weights[done], &codes[n][done], &dots[done % 2][n], rows, &mut sums[n]);
+            }
+        }
+        if index < weights.len() {
+            store_dots(&mut dots[index % 2], tiles);
         }
     }
     sums
 }
 
-/// # Safety
-/// At `codes` there must be 16 rows of 256 bytes, `stride` bytes apart.
 #[inline(always)]
-unsafe fn multiply_planes(
-    codes: *const i32,
-    stride: usize,
-    planes: &[[[i8; 4 * LANES]; 64]; 2],
-    high: &mut Sums,
-    low: &mut Sums,
+fn finish_rows<F: Large>(
+    simd: Avx512<true>,
+    weights: &LargeWeights,
+    codes: &LargeCodes,
+    [high, low]: &[Dots; 2],
+    rows: Range<usize>,
+    sums: &mut Sums,
 ) {
-    // SAFETY: as the caller promises; a plane is four times 16 rows of 64 bytes, a tile of sums 16 of them.
+    let scales = [simd.load(&weights.scales[0]), simd.load(&weights.scales[1])];
+    for input in rows {
+        let (high, low) = (simd.load_ints(&high.0[input]), simd.load_ints(&low.0[input]));
+        let dot = simd.add_ints(simd.shift_left::<6>(high), low);
+        let minimum = match &weights.minima {
+            Some(minima) => sum_minima(simd, minima, &codes.totals[input]),
+            None => simd.splat_int(0),
+        };
+        sums[input] = F::finish(simd, &scales, codes.scales[input], dot, minimum, sums[input]);
+    }
+}
+
+/// Adds a quarter of a super-block to the sums in tiles 0 to 3.
+#[inline(always)]
+fn multiply_quarter<const N: usize>(weights: &LargeWeights, codes: [&LargeCodes; N], quarter: usize, _: &Tiles) {
+    if quarter == 0 {
+        // SAFETY: the tiles are set up.
+        unsafe { asm!("tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3", options(nomem, nostack)) };
+    }
+    // SAFETY: the tiles are set up; quarters are 16 rows of 64 bytes.
     unsafe {
         asm!(
-            "tilezero tmm0",
-            "tilezero tmm3",
-            "tileloadd tmm1, [{codes} + {stride}]",
-            "tileloadd tmm2, [{first} + {row}]",
-            "tdpbssd tmm0, tmm1, tmm2",
-            "tileloadd tmm5, [{second} + {row}]",
-            "tdpbssd tmm3, tmm1, tmm5",
-            "tileloadd tmm4, [{codes} + {stride} + 64]",
-            "tileloadd tmm2, [{first} + {row} + 1024]",
-            "tdpbssd tmm0, tmm4, tmm2",
-            "tileloadd tmm5, [{second} + {row} + 1024]",
-            "tdpbssd tmm3, tmm4, tmm5",
-            "tileloadd tmm1, [{codes} + {stride} + 128]",
-            "tileloadd tmm2, [{first} + {row} + 2048]",
-            "tdpbssd tmm0, tmm1, tmm2",
-            "tileloadd tmm5, [{second} + {row} + 2048]",
-            "tdpbssd tmm3, tmm1, tmm5",
-            "tileloadd tmm4, [{codes} + {stride} + 192]",
-            "tileloadd tmm2, [{first} + {row} + 3072]",
-            "tdpbssd tmm0, tmm4, tmm2",
-            "tileloadd tmm5, [{second} + {row} + 3072]",
-            "tdpbssd tmm3, tmm4, tmm5",
-            "tilestored [{high} + {row}], tmm0",
-            "tilestored [{low} + {row}], tmm3",
-            codes = in(reg) codes,
-            stride = in(reg) stride,
-            first = in(reg) planes[0].as_ptr(),
-            second = in(reg) planes[1].as_ptr(),
-            high = in(reg) high,
-            low = in(reg) low,
+            "tileloadd tmm4, [{high} + {row}]",
+            "tileloadd tmm6, [{codes} + {row}]",
+            "tdpbssd tmm0, tmm6, tmm4",
+            "tileloadd tmm5, [{low} + {row}]",
+            "tdpbssd tmm1, tmm6, tmm5",
+            high = in(reg) &raw const weights.planes[0][16 * quarter],
+            low = in(reg) &raw const weights.planes[1][16 * quarter],
+            codes = in(reg) &raw const codes[0].codes[quarter],
             row = in(reg) 64_usize,
-            options(nostack),
+            options(nostack, readonly),
         );
+    }
+    if let Some(codes) = codes.get(1) {
+        // SAFETY: as above; the weights are still in their tiles.
+        unsafe {
+            asm!(
+                "tileloadd tmm7, [{codes} + {row}]",
+                "tdpbssd tmm2, tmm7, tmm4",
+                "tdpbssd tmm3, tmm7, tmm5",
+                codes = in(reg) &raw const codes.codes[quarter],
+                row = in(reg) 64_usize,
+                options(nostack, readonly),
+            );
+        }
+    }
+}
+
+#[inline(always)]
+fn store_dots<const N: usize>(dots: &mut [[Dots; 2]; N], _: &Tiles) {
+    // SAFETY: the tiles are set up, and `dots` are twice 16 rows of 64 bytes for each tile.
+    unsafe {
+        asm!("tilestored [{dots} + {row}], tmm0", "tilestored [{dots} + {row} + 1024], tmm1", dots = in(reg) &raw mut dots[0], row = in(reg) 64_usize, options(nostack));
+        if let Some(dots) = dots.get_mut(1) {
+            asm!("tilestored [{dots} + {row}], tmm2", "tilestored [{dots} + {row} + 1024], tmm3", dots = in(reg) &raw mut *dots, row = in(reg) 64_usize, options(nostack));
+        }
     }
 }
 
 /// The part minima times the sums of the codes of one input.
 #[inline(always)]
-fn sum_minima(simd: Avx512<true>, minima: &[[i32; LANES]; 4], totals: &[i32]) -> __m512i {
+fn sum_minima(simd: Avx512<true>, minima: &[[i32; LANES]; 4], totals: &[i32; 4]) -> __m512i {
     let mut sum = simd.splat_int(0);
     for (minima, total) in minima.iter().zip(totals) {
         // SAFETY: `simd` proves that the machine has the instruction.
         sum = unsafe { _mm512_dpwssd_epi32(sum, simd.load_ints(minima), simd.splat_int(*total)) };
     }
     sum
-}
-
-#[inline(always)]
-fn write_tile(simd: Avx512<true>, group: usize, first: usize, sums: &[__m512; TILE], output: &mut Tile<'_, f32>) {
-    for (input, sum) in (first..).zip(sums) {
-        let mut values = [0.0; LANES];
-        simd.store(*sum, &mut values);
-        write(output, input, group, &values);
-    }
 }

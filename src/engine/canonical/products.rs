@@ -7,6 +7,7 @@ use std::ops::Range;
 
 use crate::engine::canonical::formats::Format;
 use crate::engine::canonical::packed::Packed;
+use crate::engine::canonical::part::store_part;
 use crate::engine::canonical::round::Inputs;
 use crate::engine::canonical::simd::InstructionSet;
 use crate::engine::canonical::simd::LANES;
@@ -112,18 +113,16 @@ fn tile<'a, F: Format, S: Simd, const N: usize>(
     }
     let sums = F::product(s, blocks, &inputs);
     for (index, sum) in sums.iter().enumerate() {
-        let mut values = [0.0; LANES];
-        s.store(*sum, &mut values);
-        write(output, first + index, group, &values);
+        write(s, output, first + index, group, *sum);
     }
     N
 }
 
 /// Writes the products of a group with an input; those of rows that only fill the last group up are left out.
 #[inline(always)]
-pub(super) fn write(output: &mut Tile<'_, f32>, input: usize, group: usize, values: &[f32; LANES]) {
+pub(super) fn write<S: Simd>(s: S, output: &mut Tile<'_, f32>, input: usize, group: usize, sums: S::F) {
     let start = group * LANES - output.columns().start;
     let row = &mut output.row(input)[start..];
     let count = row.len().min(LANES);
-    row[..count].copy_from_slice(&values[..count]);
+    store_part(s, sums, &mut row[..count]);
 }

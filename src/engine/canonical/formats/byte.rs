@@ -87,8 +87,10 @@ impl Format for Q8_0 {
 
 impl Small for Q8_0 {
     #[inline(always)]
-    fn expand<S: Simd>(_: S, block: &Block) -> [Quads; 8] {
-        block.quads
+    fn expand<S: Simd>(_: S, block: &Block, quads: &mut [Quads; 8]) {
+        for (signed, biased) in quads.as_flattened_mut().iter_mut().zip(block.quads.as_flattened()) {
+            *signed = biased ^ 128;
+        }
     }
 
     #[inline(always)]
@@ -97,8 +99,7 @@ impl Small for Q8_0 {
     }
 
     #[inline(always)]
-    fn finish<S: Simd>(s: S, scales: &[S::F; 2], scale: f32, total: i32, dot: S::I, sum: S::F) -> S::F {
-        let dot = s.add_ints(dot, s.splat_int(-128 * total));
+    fn finish<S: Simd>(s: S, scales: &[S::F; 2], scale: f32, _: f32, dot: S::I, sum: S::F) -> S::F {
         s.fma(s.float(dot), s.mul(scales[0], s.splat(scale)), sum)
     }
 }

@@ -94,16 +94,16 @@ const AHEAD: usize = 2048;
 
 /// A format with blocks of 32, in the two steps that matrix units need.
 pub(super) trait Small: Format<Input = SmallBlock> {
-    /// The quads of a block as unsigned bytes.
-    fn expand<S: Simd>(s: S, block: &Self::Block) -> [[u8; 4 * LANES]; 8];
+    /// Writes the quads of a block as signed bytes.
+    fn expand<S: Simd>(s: S, block: &Self::Block, quads: &mut [[u8; 4 * LANES]; 8]);
 
     /// The scales of the sixteen rows, and their offsets if there are any.
     fn scales<S: Simd>(s: S, block: &Self::Block) -> [S::F; 2];
 
     /// Adds a block's part to a sum.
     ///
-    /// - `dot`: the dot products of the sixteen rows' unsigned bytes with the codes
-    fn finish<S: Simd>(s: S, scales: &[S::F; 2], scale: f32, total: i32, dot: S::I, sum: S::F) -> S::F;
+    /// - `dot`: the dot products of the sixteen rows' signed bytes with the codes
+    fn finish<S: Simd>(s: S, scales: &[S::F; 2], scale: f32, total: f32, dot: S::I, sum: S::F) -> S::F;
 }
 
 /// A format with super-blocks of 256, in the two steps that matrix units need.

@@ -125,7 +125,9 @@ impl<const OFFSET: usize, const FIVE: usize> Format for Nibble<OFFSET, FIVE> {
             if FIVE == 0 { dots32::<S, N, 8>(s, &weights, &codes) } else { dots32::<S, N, 4>(s, &weights, &codes) };
         let scales = Self::scales(s, block);
         for n in 0..N {
-            sums[n] = Self::finish(s, &scales, inputs[n].scale, inputs[n].total, dots[n], sums[n]);
+            let dot =
+                if OFFSET == 0 { s.add_ints(dots[n], s.splat_int(-Self::ZERO * inputs[n].total)) } else { dots[n] };
+            sums[n] = Self::finish(s, &scales, inputs[n].scale, inputs[n].total as f32, dot, sums[n]);
         }
     }
 }
@@ -142,12 +144,13 @@ impl<const OFFSET: usize, const FIVE: usize> Nibble<OFFSET, FIVE> {
 
 impl<const OFFSET: usize, const FIVE: usize> Small for Nibble<OFFSET, FIVE> {
     #[inline(always)]
-    fn expand<S: Simd>(s: S, block: &Self::Block) -> [Quads; 8] {
-        let mut quads = [[0; 4 * LANES]; 8];
+    fn expand<S: Simd>(s: S, block: &Self::Block, quads: &mut [Quads; 8]) {
         for (quads, weights) in quads.iter_mut().zip(Self::load(s, block)) {
             s.store_quads(weights, quads);
+            if OFFSET == 0 {
+                quads.iter_mut().for_each(|quant| *quant = quant.wrapping_sub(Self::ZERO as u8));
+            }
         }
-        quads
     }
 
     #[inline(always)]
@@ -157,13 +160,9 @@ impl<const OFFSET: usize, const FIVE: usize> Small for Nibble<OFFSET, FIVE> {
     }
 
     #[inline(always)]
-    fn finish<S: Simd>(s: S, scales: &[S::F; 2], scale: f32, total: i32, dot: S::I, sum: S::F) -> S::F {
+    fn finish<S: Simd>(s: S, scales: &[S::F; 2], scale: f32, total: f32, dot: S::I, sum: S::F) -> S::F {
         let scale = s.splat(scale);
-        if OFFSET == 0 {
-            let dot = s.add_ints(dot, s.splat_int(-Self::ZERO * total));
-            return s.fma(s.float(dot), s.mul(scales[0], scale), sum);
-        }
         let sum = s.fma(s.float(dot), s.mul(scales[0], scale), sum);
-        s.fma(s.splat(total as f32), s.mul(scales[1], scale), sum)
+        if OFFSET == 0 { sum } else { s.fma(s.splat(total), s.mul(scales[1], scale), sum) }
     }
 }
