@@ -83,37 +83,51 @@ kernels! {
 fn run<F: Format, S: Simd>(s: S, task: &Task<'_>, skip: usize, output: &mut Tile<'_, f32>) {
     let rows = task.rows::<F>();
     let count = rows.len();
-    for group in task.groups.clone() {
-        let blocks = task.weights.group::<F>(group);
+    let mut groups = task.groups.clone();
+    if count == 1 {
+        // Two streams of memory are read faster than one.
+        while groups.len() >= 2 {
+            tile::<F, S, 2, 1>(s, &mut rows.clone(), task, (groups.start, 0), output);
+            groups.start += 2;
+        }
+    }
+    for group in groups {
         let (mut rows, mut first) = (rows.clone().skip(skip), skip);
         while first < count {
             first += match count - first {
-                8.. if S::TILE >= 8 => tile::<F, S, 8>(s, &mut rows, blocks, (group, first), output),
-                4.. => tile::<F, S, 4>(s, &mut rows, blocks, (group, first), output),
-                2.. => tile::<F, S, 2>(s, &mut rows, blocks, (group, first), output),
-                _ => tile::<F, S, 1>(s, &mut rows, blocks, (group, first), output),
+                8.. if S::TILE >= 8 => tile::<F, S, 1, 8>(s, &mut rows, task, (group, first), output),
+                4.. => tile::<F, S, 1, 4>(s, &mut rows, task, (group, first), output),
+                2.. => tile::<F, S, 1, 2>(s, &mut rows, task, (group, first), output),
+                _ => tile::<F, S, 1, 1>(s, &mut rows, task, (group, first), output),
             };
         }
     }
 }
 
-/// Multiplies the next `N` inputs, which begin with number `first`; returns `N`.
+/// Multiplies `G` groups with the next `N` inputs, which begin with number `first`; returns `N`.
 #[inline(always)]
-fn tile<'a, F: Format, S: Simd, const N: usize>(
+fn tile<'a, F: Format, S: Simd, const G: usize, const N: usize>(
     s: S,
     rows: &mut impl Iterator<Item = &'a [F::Input]>,
-    blocks: &[F::Block],
+    task: &Task<'_>,
     (group, first): (usize, usize),
     output: &mut Tile<'_, f32>,
 ) -> usize {
+    let mut groups = [task.weights.group::<F>(group); G];
+    let length = groups[0].len();
+    for g in 1..G {
+        groups[g] = &task.weights.group::<F>(group + g)[..length];
+    }
     let mut inputs: [&[F::Input]; N] = [&[]; N];
     for (input, row) in inputs.iter_mut().zip(rows) {
         // As long as the blocks, so that nothing needs to be checked block by block.
-        *input = &row[..blocks.len()];
+        *input = &row[..length];
     }
-    let sums = F::product(s, blocks, &inputs);
-    for (index, sum) in sums.iter().enumerate() {
-        write(s, output, first + index, group, *sum);
+    let sums = F::product(s, groups, &inputs);
+    for (group, sums) in (group..).zip(&sums) {
+        for (index, sum) in sums.iter().enumerate() {
+            write(s, output, first + index, group, *sum);
+        }
     }
     N
 }

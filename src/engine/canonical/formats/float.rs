@@ -116,16 +116,26 @@ where
     }
 
     #[inline(always)]
-    fn product<S: Simd, const N: usize>(s: S, blocks: &[Self::Block], inputs: &[&[f32]; N]) -> [S::F; N] {
-        let mut sums = [s.splat(0.0); N];
-        for (stretch, columns) in blocks.chunks(STRETCH).enumerate() {
-            let mut part = [s.splat(0.0); N];
-            for (index, column) in (STRETCH * stretch..).zip(columns) {
-                s.prefetch(bytemuck::bytes_of(column), AHEAD);
-                Self::accumulate(s, column, &at(inputs, index), &mut part);
+    fn product<S: Simd, const G: usize, const N: usize>(
+        s: S,
+        groups: [&[Self::Block]; G],
+        inputs: &[&[f32]; N],
+    ) -> [[S::F; N]; G] {
+        let mut sums = [[s.splat(0.0); N]; G];
+        let length = groups[0].len();
+        for start in (0..length).step_by(STRETCH) {
+            let mut parts = [[s.splat(0.0); N]; G];
+            for index in start..length.min(start + STRETCH) {
+                for g in 0..G {
+                    let column = &groups[g][index];
+                    s.prefetch(bytemuck::bytes_of(column), AHEAD);
+                    Self::accumulate(s, column, &at(inputs, index), &mut parts[g]);
+                }
             }
-            for n in 0..N {
-                sums[n] = s.add(sums[n], part[n]);
+            for g in 0..G {
+                for n in 0..N {
+                    sums[g][n] = s.add(sums[g][n], parts[g][n]);
+                }
             }
         }
         sums

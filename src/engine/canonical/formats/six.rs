@@ -5,6 +5,7 @@ use bytemuck::Zeroable;
 
 use crate::engine::canonical::formats::Format;
 use crate::engine::canonical::formats::Large;
+use crate::engine::canonical::formats::ask_ahead;
 use crate::engine::canonical::formats::codes32;
 use crate::engine::canonical::formats::load_nibbles;
 use crate::engine::canonical::formats::nibble;
@@ -101,6 +102,7 @@ impl Format for Q6K {
     fn accumulate<S: Simd, const N: usize>(s: S, block: &Block, inputs: &[&Self::Input; N], sums: &mut [S::F; N]) {
         let mut dots = [s.splat_int(0); N];
         for stretch in 0..STRETCHES {
+            ask_ahead(s, block, stretch..stretch + 1, STRETCHES);
             let weights = load_sixes(s, block, stretch);
             let parts = [s.load_signed(&block.parts[2 * stretch]), s.load_signed(&block.parts[2 * stretch + 1])];
             let codes = codes32(inputs, stretch);

@@ -5,6 +5,7 @@ use bytemuck::Zeroable;
 
 use crate::engine::canonical::formats::Format;
 use crate::engine::canonical::formats::Large;
+use crate::engine::canonical::formats::ask_ahead;
 use crate::engine::canonical::formats::codes32;
 use crate::engine::canonical::formats::dots32;
 use crate::engine::canonical::formats::fifth;
@@ -137,6 +138,7 @@ impl<const FIVE: usize> Format for SuperNibble<FIVE> {
     ) {
         let (mut dots, mut minima) = ([s.splat_int(0); N], [s.splat_int(0); N]);
         for part in 0..PARTS {
+            ask_ahead(s, block, part..part + 1, PARTS);
             let (scale, minimum) = load_part(s, block, part);
             let weights = match block.fifths.first() {
                 Some(fifths) => load_fives(s, &block.nibbles[part], &fifths[part]),
