@@ -81,52 +81,60 @@ kernels! {
 /// Multiplies inputs from `skip` on.
 #[inline(always)]
 fn run<F: Format, S: Simd>(s: S, task: &Task<'_>, skip: usize, output: &mut Tile<'_, f32>) {
-    let rows = task.rows::<F>();
-    let count = rows.len();
-    let mut groups = task.groups.clone();
-    if count == 1 {
-        // Two streams of memory are read faster than one.
-        while groups.len() >= 2 {
-            tile::<F, S, 2, 1>(s, &mut rows.clone(), task, (groups.start, 0), output);
-            groups.start += 2;
-        }
-    }
-    for group in groups {
-        let (mut rows, mut first) = (rows.clone().skip(skip), skip);
+    let count = task.rows::<F>().len();
+    for group in task.groups.clone().step_by(2) {
+        // Two streams of memory are read faster than one. A last group without a second is its own.
+        let pair = [group, task.groups.end.min(group + 2) - 1];
+        let mut first = skip;
         while first < count {
             first += match count - first {
-                8.. if S::TILE >= 8 => tile::<F, S, 1, 8>(s, &mut rows, task, (group, first), output),
-                4.. => tile::<F, S, 1, 4>(s, &mut rows, task, (group, first), output),
-                2.. => tile::<F, S, 1, 2>(s, &mut rows, task, (group, first), output),
-                _ => tile::<F, S, 1, 1>(s, &mut rows, task, (group, first), output),
+                8.. if S::TILE >= 8 => each::<F, S, 8>(s, task, pair, first, output),
+                4.. if S::TILE >= 8 => tile::<F, S, 2, 4>(s, task, pair, first, output),
+                4.. => each::<F, S, 4>(s, task, pair, first, output),
+                2.. => tile::<F, S, 2, 2>(s, task, pair, first, output),
+                _ => tile::<F, S, 2, 1>(s, task, pair, first, output),
             };
         }
     }
 }
 
-/// Multiplies `G` groups with the next `N` inputs, which begin with number `first`; returns `N`.
+/// As [`tile`], one group after the other: with as many inputs as there are registers for.
 #[inline(always)]
-fn tile<'a, F: Format, S: Simd, const G: usize, const N: usize>(
+fn each<F: Format, S: Simd, const N: usize>(
     s: S,
-    rows: &mut impl Iterator<Item = &'a [F::Input]>,
     task: &Task<'_>,
-    (group, first): (usize, usize),
+    [start, last]: [usize; 2],
+    first: usize,
     output: &mut Tile<'_, f32>,
 ) -> usize {
-    let mut groups = [task.weights.group::<F>(group); G];
+    for group in start..=last {
+        tile::<F, S, 1, N>(s, task, [group], first, output);
+    }
+    N
+}
+
+/// Multiplies `G` groups with `N` inputs from number `first` on; returns `N`.
+#[inline(always)]
+fn tile<F: Format, S: Simd, const G: usize, const N: usize>(
+    s: S,
+    task: &Task<'_>,
+    numbers: [usize; G],
+    first: usize,
+    output: &mut Tile<'_, f32>,
+) -> usize {
+    let mut groups = [task.weights.group::<F>(numbers[0]); G];
     let length = groups[0].len();
     for g in 1..G {
-        groups[g] = &task.weights.group::<F>(group + g)[..length];
+        groups[g] = &task.weights.group::<F>(numbers[g])[..length];
     }
     let mut inputs: [&[F::Input]; N] = [&[]; N];
-    for (input, row) in inputs.iter_mut().zip(rows) {
+    for (input, row) in inputs.iter_mut().zip(task.rows::<F>().skip(first)) {
         // As long as the blocks, so that nothing needs to be checked block by block.
         *input = &row[..length];
     }
-    let sums = F::product(s, groups, &inputs);
-    for (group, sums) in (group..).zip(&sums) {
-        for (index, sum) in sums.iter().enumerate() {
-            write(s, output, first + index, group, *sum);
+    for (group, sums) in numbers.into_iter().zip(&F::product(s, groups, &inputs)) {
+        for (input, sum) in (first..).zip(sums) {
+            write(s, output, input, group, *sum);
         }
     }
     N

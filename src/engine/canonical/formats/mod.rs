@@ -6,8 +6,6 @@ mod nibble;
 mod six;
 mod super_nibble;
 
-use std::ops::Range;
-
 use bytemuck::Pod;
 
 pub(super) use byte::Q8_0;
@@ -75,9 +73,9 @@ pub(super) trait Format {
         for index in 0..groups[0].len() {
             for g in 0..G {
                 let block = &groups[g][index];
-                // Larger blocks ask part by part.
-                if Self::COLUMNS < 256 {
-                    ask_ahead(s, block, 0..1, 1);
+                // Larger blocks ask part by part, unless there is time enough.
+                if Self::COLUMNS < 256 || N >= 8 {
+                    ask_ahead::<S, _, 1>(s, block, 0);
                 }
                 Self::accumulate(s, block, &at(inputs, index), &mut sums[g]);
             }
@@ -96,13 +94,13 @@ fn at<'a, T, const N: usize>(inputs: &[&'a [T]; N], index: usize) -> [&'a T; N] 
     blocks
 }
 
-/// Asks for the memory that lies ahead of some of the `count` equal parts of a block. Larger blocks do so part by part: a
+/// Asks for the memory that lies ahead of one of the `COUNT` equal parts of a block. Larger blocks do so part by part: a
 /// processor keeps no more than about sixteen lines on their way.
 #[inline(always)]
-fn ask_ahead<S: Simd, B: Pod>(s: S, block: &B, parts: Range<usize>, count: usize) {
-    let lines = size_of::<B>().div_ceil(CACHE_LINE);
-    for line in parts.start * lines / count..parts.end * lines / count {
-        s.prefetch(bytemuck::bytes_of(block), line * CACHE_LINE + AHEAD);
+fn ask_ahead<S: Simd, B: Pod, const COUNT: usize>(s: S, block: &B, part: usize) {
+    let bytes = size_of::<B>() / COUNT;
+    for line in (0..bytes).step_by(CACHE_LINE) {
+        s.prefetch(bytemuck::bytes_of(block), part * bytes + line + AHEAD);
     }
 }
 

@@ -102,7 +102,9 @@ impl Format for Q6K {
     fn accumulate<S: Simd, const N: usize>(s: S, block: &Block, inputs: &[&Self::Input; N], sums: &mut [S::F; N]) {
         let mut dots = [s.splat_int(0); N];
         for stretch in 0..STRETCHES {
-            ask_ahead(s, block, stretch..stretch + 1, STRETCHES);
+            if N < 8 {
+                ask_ahead::<S, _, STRETCHES>(s, block, stretch);
+            }
             let weights = load_sixes(s, block, stretch);
             let parts = [s.load_signed(&block.parts[2 * stretch]), s.load_signed(&block.parts[2 * stretch + 1])];
             let codes = codes32(inputs, stretch);

@@ -138,7 +138,9 @@ impl<const FIVE: usize> Format for SuperNibble<FIVE> {
     ) {
         let (mut dots, mut minima) = ([s.splat_int(0); N], [s.splat_int(0); N]);
         for part in 0..PARTS {
-            ask_ahead(s, block, part..part + 1, PARTS);
+            if N < 8 {
+                ask_ahead::<S, _, PARTS>(s, block, part);
+            }
             let (scale, minimum) = load_part(s, block, part);
             let weights = match block.fifths.first() {
                 Some(fifths) => load_fives(s, &block.nibbles[part], &fifths[part]),
