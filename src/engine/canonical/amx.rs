@@ -513,11 +513,22 @@ fn multiply_quarter<const N: usize>(weights: &LargeWeights, codes: [&LargeCodes;
 
 #[inline(always)]
 fn store_dots<const N: usize>(dots: &mut [[Dots; 2]; N], _: &Tiles) {
+    macro_rules! store {
+        ($high:literal, $low:literal, $dots:expr) => {
+            asm!(
+                concat!("tilestored [{dots} + {row}], ", $high),
+                concat!("tilestored [{dots} + {row} + 1024], ", $low),
+                dots = in(reg) &raw mut *$dots,
+                row = in(reg) 64_usize,
+                options(nostack),
+            )
+        };
+    }
     // SAFETY: the tiles are set up, and `dots` are twice 16 rows of 64 bytes for each tile.
     unsafe {
-        asm!("tilestored [{dots} + {row}], tmm0", "tilestored [{dots} + {row} + 1024], tmm1", dots = in(reg) &raw mut dots[0], row = in(reg) 64_usize, options(nostack));
+        store!("tmm0", "tmm1", &mut dots[0]);
         if let Some(dots) = dots.get_mut(1) {
-            asm!("tilestored [{dots} + {row}], tmm2", "tilestored [{dots} + {row} + 1024], tmm3", dots = in(reg) &raw mut *dots, row = in(reg) 64_usize, options(nostack));
+            store!("tmm2", "tmm3", dots);
         }
     }
 }
