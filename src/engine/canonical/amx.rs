@@ -435,8 +435,8 @@ fn large_product<F: Large, const N: usize>(
                 for line in 16 * quarter..16 * quarter + 16 {
                     simd.prefetch_at(&weights.planes[0][line]);
                     simd.prefetch_at(&weights.planes[1][line]);
-                    for n in 0..N {
-                        simd.prefetch_at(&codes[n][index + 1].codes[quarter][line % 16]);
+                    for codes in codes {
+                        simd.prefetch_at(&codes[index + 1].codes[quarter][line % 16]);
                     }
                 }
             }

@@ -125,6 +125,7 @@ where
         let length = groups[0].len();
         for start in (0..length).step_by(STRETCH) {
             let mut parts = [[s.splat(0.0); N]; G];
+            #[allow(clippy::needless_range_loop, reason = "it counts through all groups and inputs")]
             for index in start..length.min(start + STRETCH) {
                 for g in 0..G {
                     let column = &groups[g][index];

@@ -70,6 +70,7 @@ pub(super) trait Format {
         inputs: &[&[Self::Input]; N],
     ) -> [[S::F; N]; G] {
         let mut sums = [[s.splat(0.0); N]; G];
+        #[allow(clippy::needless_range_loop, reason = "it counts through all groups and inputs")]
         for index in 0..groups[0].len() {
             for g in 0..G {
                 let block = &groups[g][index];
