@@ -15,6 +15,7 @@ use crate::cli::output::Waiting;
 use crate::clock::Clock;
 use crate::engine::bench::BenchPlan;
 use crate::engine::bench::bench as measure;
+use crate::engine::pool::Pool;
 use crate::engine::stage::StageModel;
 use crate::os;
 use crate::units::UnitRange;
@@ -81,9 +82,9 @@ pub(crate) fn bench(args: &BenchArgs) -> anyhow::Result<()> {
         );
     }
     let waiting = Waiting::saying(format!("loading and measuring units {range}"));
-    let model = StageModel::load(shape, range, &file, &mut |_| {})?;
     let threads = args.threads.or_else(|| NonZeroUsize::new(os::physical_cores().into())).unwrap_or(NonZeroUsize::MIN);
     let clock = Clock::start();
+    let model = StageModel::load_with(&Pool::new(threads)?, shape, range, &file, &mut |_| {})?;
     let (prefill, decode) = (Position(args.prefill), Position(args.decode));
     let plan = BenchPlan { threads, prefill, depth: Position(depth), decode, batch: args.batch };
     let figures = measure(&model, &plan, &|| clock.now())?;

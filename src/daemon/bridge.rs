@@ -1,6 +1,7 @@
 //! Between the node's words for the engine and the engine's own.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::amounts::Position;
@@ -217,7 +218,7 @@ impl TensorSource for GgufFile {
         Some(TensorData { format: view.format, dimensions: view.dimensions.to_vec(), bytes: view.bytes })
     }
 
-    fn release(&self, name: &str) {
-        Self::release(self, name);
+    fn release(&self, name: &str, bytes: Range<usize>) {
+        Self::release(self, name, bytes);
     }
 }

@@ -7,6 +7,7 @@ use crate::engine::block::Block;
 use crate::engine::block::Norm;
 use crate::engine::error::LoadError;
 use crate::engine::matrix::Matrix;
+use crate::engine::pool::Pool;
 use crate::engine::source::TensorData;
 use crate::engine::source::TensorSource;
 use crate::shape::ModelShape;
@@ -19,6 +20,7 @@ const ROPE_DIVISORS: &str = "rope_freqs.weight";
 /// Reads tensors of one model and counts their bytes.
 pub(super) struct Loader<'a> {
     pub(super) shape: ModelShape,
+    pool: &'a Pool,
     source: &'a dyn TensorSource,
     progress: &'a mut dyn FnMut(Bytes),
     loaded: Bytes,
@@ -28,12 +30,13 @@ impl<'a> Loader<'a> {
     /// # Errors
     /// [`LoadError::BadShape`] if the hyper-parameters contradict themselves.
     pub(super) fn new(
+        pool: &'a Pool,
         shape: ModelShape,
         source: &'a dyn TensorSource,
         progress: &'a mut dyn FnMut(Bytes),
     ) -> Result<Self, LoadError> {
         check(&shape)?;
-        Ok(Self { shape, source, progress, loaded: Bytes::ZERO })
+        Ok(Self { shape, pool, source, progress, loaded: Bytes::ZERO })
     }
 
     /// Bytes of the tensors read so far.
@@ -93,7 +96,7 @@ impl<'a> Loader<'a> {
     fn vector(&mut self, name: String, length: u32) -> Result<Vec<f32>, LoadError> {
         let data = self.data(&name, &[u64::from(length)])?;
         let mut values = vec![0.0; length as usize];
-        Matrix::new(data.format, 1, length as usize, data.bytes).row(0, &mut values);
+        Matrix::new(self.pool, data.format, [1, length as usize], data.bytes, &|_| ()).row(0, &mut values);
         if values.iter().any(|value| !value.is_finite()) {
             return Err(LoadError::BadValue { name });
         }
@@ -102,8 +105,11 @@ impl<'a> Loader<'a> {
 
     fn matrix(&mut self, name: String, columns: u32, rows: u32) -> Result<Matrix, LoadError> {
         let data = self.data(&name, &[u64::from(columns), u64::from(rows)])?;
-        let matrix = Matrix::new(data.format, rows as usize, columns as usize, data.bytes);
-        self.source.release(&name);
+        let size = [rows as usize, columns as usize];
+        let release = |bytes| self.source.release(&name, bytes);
+        let matrix = Matrix::new(self.pool, data.format, size, data.bytes, &release);
+        // Pages that two tasks shared are still there.
+        release(0..data.bytes.len());
         Ok(matrix)
     }
 

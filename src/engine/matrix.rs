@@ -1,5 +1,7 @@
 //! Weight matrices and their products, cut into tiles for the pool.
 
+use std::ops::Range;
+
 use crate::engine::canonical::packed::Packed;
 use crate::engine::canonical::products::multiply;
 use crate::engine::canonical::round::InputBlock;
@@ -19,10 +21,18 @@ pub(super) struct Matrix(Packed);
 impl Matrix {
     /// Repacks a matrix from its stored bytes.
     ///
+    /// - `done`: told of bytes that will not be looked at again, by whichever thread
+    ///
     /// # Panics
     /// If `columns` are not whole blocks or the length of `bytes` is not that of the matrix. The loader checks both.
-    pub(super) fn new(format: WeightFormat, rows: usize, columns: usize, bytes: &[u8]) -> Self {
-        Self(Packed::new(format, rows, columns, bytes))
+    pub(super) fn new(
+        pool: &Pool,
+        format: WeightFormat,
+        [rows, columns]: [usize; 2],
+        bytes: &[u8],
+        done: &(dyn Fn(Range<usize>) + Sync),
+    ) -> Self {
+        Self(Packed::new(pool, format, [rows, columns], bytes, done))
     }
 
     /// Writes row `index` as f32 into `out`, of `columns` elements.

@@ -1,5 +1,7 @@
 //! Where a stage's tensors come from.
 
+use std::ops::Range;
+
 use crate::shape::WeightFormat;
 
 /// A model's tensors by GGUF's names. Implemented by whoever holds the bytes.
@@ -7,8 +9,8 @@ pub trait TensorSource: Send + Sync {
     /// The tensor of that name, if the source has it.
     fn tensor(&self, name: &str) -> Option<TensorData<'_>>;
 
-    /// The tensor of that name will not be asked for soon: memory that its bytes take may be given back.
-    fn release(&self, _name: &str) {}
+    /// These bytes of the tensor of that name will not be looked at soon: memory that they take may be given back.
+    fn release(&self, _name: &str, _bytes: Range<usize>) {}
 }
 
 /// One tensor as it is stored.

@@ -47,19 +47,34 @@ pub(super) struct Head {
 }
 
 impl StageModel {
-    /// Copies the tensors of `range`, and no others, out of `source`.
-    ///
-    /// - `progress`: called after each tensor with the bytes read so far
+    /// As [`Self::load_with`], on the caller's thread alone.
     ///
     /// # Errors
-    /// [`LoadError`] with the first tensor that is missing or not as the shape says.
+    /// As there.
     pub fn load(
         shape: ModelShape,
         range: UnitRange,
         source: &dyn TensorSource,
         progress: &mut dyn FnMut(Bytes),
     ) -> Result<Self, LoadError> {
-        let mut loader = Loader::new(shape, source, progress)?;
+        Self::load_with(&Pool::alone(), shape, range, source, progress)
+    }
+
+    /// Copies the tensors of `range`, and no others, out of `source`.
+    ///
+    /// - `pool`: the threads that repack them; how many changes nothing but the time
+    /// - `progress`: called after each tensor with the bytes read so far
+    ///
+    /// # Errors
+    /// [`LoadError`] with the first tensor that is missing or not as the shape says.
+    pub fn load_with(
+        pool: &Pool,
+        shape: ModelShape,
+        range: UnitRange,
+        source: &dyn TensorSource,
+        progress: &mut dyn FnMut(Bytes),
+    ) -> Result<Self, LoadError> {
+        let mut loader = Loader::new(pool, shape, source, progress)?;
         if range.end() > shape.units() {
             return Err(LoadError::OutsideModel { range, units: shape.units() });
         }

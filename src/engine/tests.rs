@@ -92,7 +92,8 @@ fn a_product_is_that_of_the_stored_values() {
             let mut random = Random(u64::from(columns));
             let values = (0..rows * columns).map(|_| random.next()).collect();
             weights.insert("matrix", &[columns, rows], values, *format);
-            let matrix = Matrix::new(*format, rows as usize, columns as usize, &weights.tensors["matrix"].bytes);
+            let (size, bytes) = ([rows as usize, columns as usize], &weights.tensors["matrix"].bytes);
+            let matrix = Matrix::new(&Pool::alone(), *format, size, bytes, &|_| ());
             let input: Vec<f32> = (0..inputs * columns).map(|_| random.next()).collect();
 
             let output = product(&matrix, &input);

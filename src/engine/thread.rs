@@ -179,7 +179,7 @@ impl Engine {
         self.events.blocking_send(event).map_err(|_| Abandoned)
     }
 
-    /// Reads the range on a thread of its own, so that sessions go on meanwhile.
+    /// Reads the range on a thread of its own, so that sessions go on meanwhile; with the help of more where there are none.
     fn on_load(&mut self, load: Load) -> Result<(), Abandoned> {
         let Load { model, range, .. } = load;
         if let Some(loaded) = self.models.get(&(model, range)) {
@@ -189,10 +189,12 @@ impl Engine {
             // The load under way will answer both.
             return Ok(());
         }
+        let idle = self.loading.len() == 1 && self.sessions.is_empty();
+        let threads = if idle { self.workspace.pool().threads() } else { 1 };
         let (events, installs, clock) = (self.events.clone(), self.installs.clone(), Arc::clone(&self.clock));
         let loader = thread::Builder::new().name("engine-load".to_owned());
         let spawned = loader.spawn(move || {
-            let read = read_range(load, &events, &clock);
+            let read = read_range(load, threads, &events, &clock);
             if let Some(installs) = installs.upgrade() {
                 // If the engine has stopped, nobody waits for the range.
                 let _ = installs.blocking_send(Message::Read(Box::new(read)));
@@ -290,14 +292,17 @@ fn caught<T>(step: impl FnOnce() -> Result<T, StepError>) -> Result<T, StepError
         .unwrap_or_else(|panic| Err(StepError::Panicked { message: message_of(panic.as_ref()) }))
 }
 
-fn read_range(load: Load, events: &mpsc::Sender<EngineEvent>, clock: &Clock) -> ReadRange {
+fn read_range(load: Load, threads: usize, events: &mpsc::Sender<EngineEvent>, clock: &Clock) -> ReadRange {
     let Load { model, shape, range, source } = load;
     let began = clock();
     let mut progress = |done: Bytes| {
         // A listener that is behind misses some progress, nothing else.
         let _ = events.try_send(EngineEvent::Loading { model, range, done });
     };
-    let result = catch_unwind(AssertUnwindSafe(|| StageModel::load(shape, range, source.as_ref(), &mut progress)))
+    // What threads do not start cannot help.
+    let pool = NonZeroUsize::new(threads).and_then(|threads| Pool::new(threads).ok()).unwrap_or_else(Pool::alone);
+    let load = || StageModel::load_with(&pool, shape, range, source.as_ref(), &mut progress);
+    let result = catch_unwind(AssertUnwindSafe(load))
         .unwrap_or_else(|panic| Err(LoadError::Panicked { message: message_of(panic.as_ref()) }));
     ReadRange { model, range, result, took: clock().since(began) }
 }

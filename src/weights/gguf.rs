@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::path::Path;
 use std::path::PathBuf;
 
@@ -317,10 +318,11 @@ impl GgufFile {
         self.tensors.get(name).map(|place| self.view(place))
     }
 
-    /// Gives back the memory that holds a tensor's bytes, if the file is mapped; they are read again when looked at.
-    pub fn release(&self, name: &str) {
+    /// Gives back the memory that holds these bytes of a tensor, if the file is mapped; they are read again when looked at.
+    pub fn release(&self, name: &str, bytes: Range<usize>) {
         if let (Source::Mapped(map), Some(place)) = (&self.source, self.tensors.get(name)) {
-            release_file_pages(map, place.start..place.start + place.length);
+            let end = place.start + bytes.end.min(place.length);
+            release_file_pages(map, end.min(place.start + bytes.start)..end);
         }
     }
 

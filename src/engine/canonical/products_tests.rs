@@ -202,7 +202,7 @@ fn blocks<B: InputBlock>(set: InstructionSet, case: &Case) -> Vec<B> {
 }
 
 fn all_products(set: InstructionSet, case: &Case) -> Vec<u32> {
-    let weights = Packed::new(case.format, case.rows, case.columns, &case.weights);
+    let weights = Packed::new(&Pool::alone(), case.format, [case.rows, case.columns], &case.weights, &|_| ());
     let count = case.inputs.len() / case.columns;
     let rounded = Rounded::of(set, weights.rounding(), case);
     let mut output = vec![f32::NAN; count * case.rows];

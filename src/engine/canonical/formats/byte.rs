@@ -1,10 +1,16 @@
 //! `Q8_0`: 32 signed bytes with a scale.
 
+use std::mem::offset_of;
+
 use bytemuck::Pod;
 use bytemuck::Zeroable;
 
 use crate::engine::canonical::formats::Format;
 use crate::engine::canonical::formats::Small;
+use crate::engine::canonical::formats::bytes;
+use crate::engine::canonical::formats::each_byte;
+use crate::engine::canonical::formats::many_words;
+use crate::engine::canonical::formats::map_words;
 use crate::engine::canonical::half::widen;
 use crate::engine::canonical::packed::Halves;
 use crate::engine::canonical::packed::Quads;
@@ -47,13 +53,12 @@ impl Format for Q8_0 {
         if let Inputs::Small(blocks) = inputs { Some(blocks) } else { None }
     }
 
+    #[inline(always)]
     fn pack(rows: &[Stored; LANES]) -> Block {
+        const BIAS: u32 = each_byte(128);
         let mut quads = [[0; 4 * LANES]; 8];
-        for (row, stored) in rows.iter().enumerate() {
-            for (quads, quants) in quads.iter_mut().zip(stored.quants.as_chunks::<4>().0) {
-                let biased = u32::from_ne_bytes(*quants) ^ 0x8080_8080;
-                quads[4 * row..4 * row + 4].copy_from_slice(&biased.to_ne_bytes());
-            }
+        for (quads, words) in quads.iter_mut().zip(many_words::<_, 8>(rows, offset_of!(Stored, quants))) {
+            *quads = bytes(map_words([&words], |[quants]| quants ^ BIAS));
         }
         Block { scales: rows.map(|row| row.scale), quads }
     }

@@ -94,6 +94,7 @@ where
         if let Inputs::Plain(elements) = inputs { Some(elements) } else { None }
     }
 
+    #[inline(always)]
     fn pack(rows: &[E::Stored; LANES]) -> Self::Block {
         *rows
     }

@@ -196,51 +196,96 @@ macro_rules! with_format {
 }
 pub(super) use with_format;
 
-/// The quads of eight in a block of 32 columns of one row, `quads[j][i]` being column `4j + i`.
-type Columns32 = [u8; 32];
+/// A word of each of sixteen rows: what one vector of packed bytes is made of.
+type Words = [u32; LANES];
 
-/// Byte `4 × row + i` of a vector is `value(row, i)`.
-fn quads(value: impl Fn(usize, usize) -> u8) -> [u8; 4 * LANES] {
-    std::array::from_fn(|at| value(at / 4, at % 4))
+/// The same bit of every byte of a word.
+const fn each_byte(bits: u8) -> u32 {
+    u32::from_ne_bytes([bits; 4])
+}
+
+/// `value` of the words of every row.
+#[inline(always)]
+fn map_words<const N: usize>(words: [&Words; N], value: impl Fn([u32; N]) -> u32) -> Words {
+    let mut mapped = [0; LANES];
+    for (row, mapped) in mapped.iter_mut().enumerate() {
+        *mapped = value(words.map(|words| words[row]));
+    }
+    mapped
+}
+
+/// The four bytes from byte `at` on of every row.
+#[inline(always)]
+fn words<T: Pod>(rows: &[T; LANES], at: usize) -> Words {
+    let mut words = [0; LANES];
+    for (word, row) in words.iter_mut().zip(rows) {
+        *word = bytemuck::pod_read_unaligned(&bytemuck::bytes_of(row)[at..at + 4]);
+    }
+    words
+}
+
+/// Words from byte `at` on of every row, `words[j]` being bytes `4j..4j + 4` of them.
+#[inline(always)]
+fn many_words<T: Pod, const N: usize>(rows: &[T; LANES], at: usize) -> [Words; N] {
+    let mut all = [[0; LANES]; N];
+    for (j, all) in all.iter_mut().enumerate() {
+        *all = words(rows, at + 4 * j);
+    }
+    all
+}
+
+/// Byte `byte` of every row's word.
+#[inline(always)]
+fn byte_of(words: &Words, byte: usize) -> [u8; LANES] {
+    let mut bytes = [0; LANES];
+    for (to, word) in bytes.iter_mut().zip(words) {
+        *to = word.to_ne_bytes()[byte];
+    }
+    bytes
+}
+
+/// Words as the bytes of a vector.
+#[inline(always)]
+fn bytes(words: Words) -> [u8; 4 * LANES] {
+    bytemuck::cast(words)
 }
 
 /// Nibbles of 32 columns of sixteen rows in four vectors: quad `j` in the lower halves of vector `j`, quad `j + 4` in the upper.
-fn pack_nibbles(rows: &[Columns32; LANES]) -> [[u8; 4 * LANES]; 4] {
-    const LOW: u32 = 0x0f0f_0f0f;
+///
+/// - `stored`: 32 bytes of every row, of which the columns are the lower halves
+#[inline(always)]
+fn pack_lower(stored: &[Words; 8]) -> [[u8; 4 * LANES]; 4] {
+    const LOWER: u32 = each_byte(15);
     let mut packed = [[0; 4 * LANES]; 4];
-    for (row, columns) in rows.iter().enumerate() {
-        let quad = |j: usize| u32::from_ne_bytes(columns.as_chunks::<4>().0[j]) & LOW;
-        for (j, packed) in packed.iter_mut().enumerate() {
-            packed[4 * row..4 * row + 4].copy_from_slice(&(quad(j) | quad(j + 4) << 4).to_ne_bytes());
-        }
+    for (j, packed) in packed.iter_mut().enumerate() {
+        *packed = bytes(map_words([&stored[j], &stored[j + 4]], |[a, b]| a & LOWER | (b & LOWER) << 4));
     }
     packed
 }
 
-/// The fifth bits of 32 columns of sixteen rows: bit `j` of a byte is that of quad `j`.
-fn pack_fifths(rows: &[Columns32; LANES]) -> [u8; 4 * LANES] {
-    const FIFTH: u32 = 0x1010_1010;
-    let mut packed = [0; 4 * LANES];
-    for (packed, columns) in packed.as_chunks_mut::<4>().0.iter_mut().zip(rows) {
-        let quads = columns.as_chunks::<4>().0.iter().enumerate();
-        let bits = quads.fold(0, |bits, (j, quad)| bits | (u32::from_ne_bytes(*quad) & FIFTH) >> 4 << j);
-        *packed = bits.to_ne_bytes();
+/// The same, of the upper halves.
+#[inline(always)]
+fn pack_upper(stored: &[Words; 8]) -> [[u8; 4 * LANES]; 4] {
+    const UPPER: u32 = each_byte(0xf0);
+    let mut packed = [[0; 4 * LANES]; 4];
+    for (j, packed) in packed.iter_mut().enumerate() {
+        *packed = bytes(map_words([&stored[j], &stored[j + 4]], |[a, b]| (a & UPPER) >> 4 | b & UPPER));
     }
     packed
 }
 
-/// The nibble of a column of a row, as [`pack_nibbles`] left it.
+/// The nibble of a column of a row, as [`pack_lower`] left it.
 fn nibble(packed: &[[u8; 4 * LANES]; 4], row: usize, column: usize) -> u8 {
     let (quad, i) = (column / 4, column % 4);
     packed[quad % 4][4 * row + i] >> (quad / 4 * 4) & 15
 }
 
-/// The fifth bit of a column of a row, in its place, as [`pack_fifths`] left it.
+/// The fifth bit of a column of a row, in its place. Bit `j` of a packed byte is that of quad `j`.
 fn fifth(packed: &[u8; 4 * LANES], row: usize, column: usize) -> u8 {
     (packed[4 * row + column % 4] >> (column / 4) & 1) << 4
 }
 
-/// The eight quads of 32 columns, from what [`pack_nibbles`] made.
+/// The eight quads of 32 columns, from what [`pack_lower`] made.
 ///
 /// Kernels spell such things out: what passes through a closure of the standard library leaves the registers.
 #[inline(always)]
@@ -259,7 +304,7 @@ fn load_nibbles<S: Simd>(s: S, packed: &[[u8; 4 * LANES]; 4]) -> [S::B; 8] {
     ]
 }
 
-/// The same with the fifth bits, from what [`pack_fifths`] made.
+/// The same with the fifth bits, packed as for [`fifth`].
 #[inline(always)]
 fn load_fives<S: Simd>(s: S, packed: &[[u8; 4 * LANES]; 4], fifths: &[u8; 4 * LANES]) -> [S::B; 8] {
     let [a, b, c, d, e, f, g, h] = load_nibbles(s, packed);

@@ -1,17 +1,21 @@
 //! `Q4_0`, `Q4_1`, `Q5_0` and `Q5_1`: 32 quants of 4 or 5 bits with a scale, and an offset or none.
 
+use std::mem::offset_of;
+
 use bytemuck::Pod;
 use bytemuck::Zeroable;
 
 use crate::engine::canonical::formats::Format;
 use crate::engine::canonical::formats::Small;
+use crate::engine::canonical::formats::bytes;
 use crate::engine::canonical::formats::dots32;
 use crate::engine::canonical::formats::fifth;
 use crate::engine::canonical::formats::load_fives;
 use crate::engine::canonical::formats::load_nibbles;
+use crate::engine::canonical::formats::many_words;
+use crate::engine::canonical::formats::map_words;
 use crate::engine::canonical::formats::nibble;
-use crate::engine::canonical::formats::pack_fifths;
-use crate::engine::canonical::formats::pack_nibbles;
+use crate::engine::canonical::formats::words;
 use crate::engine::canonical::fused::fused;
 use crate::engine::canonical::half::widen;
 use crate::engine::canonical::packed::Halves;
@@ -66,13 +70,18 @@ impl<const OFFSET: usize, const FIVE: usize> Nibble<OFFSET, FIVE> {
     pub(in crate::engine::canonical) const ZERO: i32 = if FIVE == 1 { 16 } else { 8 };
 }
 
-/// The quants of a stored row by column.
-fn quants<const OFFSET: usize, const FIVE: usize>(row: &Stored<OFFSET, FIVE>) -> [u8; 32] {
-    let bits = row.fifths.first().map_or(0, |[low, high]| u32::from(*low) | u32::from(*high) << 16);
-    std::array::from_fn(|column| {
-        let nibble = row.nibbles[column % 16] >> (column / 16 * 4) & 15;
-        nibble | ((bits >> column & 1) as u8) << 4
-    })
+/// Bit `4j + i` of a word goes to bit `j` of byte `i`: the fifth bits of 32 columns by quads.
+#[inline(always)]
+fn spread(bits: u32) -> u32 {
+    let mut spread = 0;
+    for i in 0..4 {
+        // One of four bits is kept, and the gaps are closed in three steps.
+        let kept = bits >> i & 0x1111_1111;
+        let pairs = (kept | kept >> 3) & 0x0303_0303;
+        let fours = (pairs | pairs >> 6) & 0x000f_000f;
+        spread |= ((fours | fours >> 12) & 0xff) << (8 * i);
+    }
+    spread
 }
 
 impl<const OFFSET: usize, const FIVE: usize> Format for Nibble<OFFSET, FIVE> {
@@ -86,14 +95,17 @@ impl<const OFFSET: usize, const FIVE: usize> Format for Nibble<OFFSET, FIVE> {
         if let Inputs::Small(blocks) = inputs { Some(blocks) } else { None }
     }
 
+    #[inline(always)]
     fn pack(rows: &[Self::Stored; LANES]) -> Self::Block {
-        let columns = rows.each_ref().map(quants);
-        Block {
-            scales: rows.map(|row| row.scale),
-            offsets: std::array::from_fn(|at| rows.map(|row| row.offset[at])),
-            fifths: std::array::from_fn(|_| pack_fifths(&columns)),
-            nibbles: pack_nibbles(&columns),
+        let mut fifths = [[0; 4 * LANES]; FIVE];
+        for fifths in &mut fifths {
+            let bits = words(rows, offset_of!(Self::Stored, fifths));
+            *fifths = bytes(map_words([&bits], |[bits]| spread(bits.to_le())));
         }
+        // The columns of quads j and j + 4 share their bytes already.
+        let nibbles = many_words(rows, offset_of!(Self::Stored, nibbles)).map(bytes);
+        let offsets = std::array::from_fn(|at| rows.map(|row| row.offset[at]));
+        Block { scales: rows.map(|row| row.scale), offsets, fifths, nibbles }
     }
 
     fn unpack(block: &Self::Block, row: usize, out: &mut [f32]) {

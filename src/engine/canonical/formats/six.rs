@@ -1,16 +1,24 @@
 //! `Q6_K`: super-blocks of 256 quants of 6 bits; each 16 have a scale of a signed byte.
 
+use std::mem::offset_of;
+
 use bytemuck::Pod;
 use bytemuck::Zeroable;
 
 use crate::engine::canonical::formats::Format;
 use crate::engine::canonical::formats::Large;
 use crate::engine::canonical::formats::ask_ahead;
+use crate::engine::canonical::formats::Words;
+use crate::engine::canonical::formats::byte_of;
+use crate::engine::canonical::formats::bytes;
 use crate::engine::canonical::formats::codes32;
+use crate::engine::canonical::formats::each_byte;
 use crate::engine::canonical::formats::load_nibbles;
+use crate::engine::canonical::formats::many_words;
+use crate::engine::canonical::formats::map_words;
 use crate::engine::canonical::formats::nibble;
-use crate::engine::canonical::formats::pack_nibbles;
-use crate::engine::canonical::formats::quads;
+use crate::engine::canonical::formats::pack_lower;
+use crate::engine::canonical::formats::pack_upper;
 use crate::engine::canonical::half::widen;
 use crate::engine::canonical::packed::Bytes;
 use crate::engine::canonical::packed::Halves;
@@ -52,17 +60,15 @@ pub(in crate::engine::canonical) struct Block {
 
 const _: () = same_size::<Block, Stored>();
 
-/// The quants of a stretch by column.
-fn quants(row: &Stored, stretch: usize) -> [u8; 32] {
-    let (half, quarter) = (stretch / 4, stretch % 4);
-    std::array::from_fn(|column| {
-        let nibble = row.nibbles[half][stretch % 2 * 32 + column] >> (quarter / 2 * 4) & 15;
-        nibble | (row.upper[half][column] >> (2 * quarter) & 3) << 4
-    })
-}
-
-fn pack_upper(rows: &[[u8; 32]; LANES], half: usize) -> Quads {
-    quads(|row, i| (0..4).fold(0, |bits, j| bits | rows[row][16 * half + 4 * j + i] >> 4 << (2 * j)))
+/// Packs the upper bits of four quads, which are bits `2 × quarter` and the next of these bytes.
+#[inline(always)]
+fn pack_sixths(stored: &[Words], quarter: usize) -> Quads {
+    let mut packed = [0; LANES];
+    for (j, stored) in stored.iter().enumerate() {
+        packed =
+            map_words([&packed, stored], |[packed, bits]| packed | (bits >> (2 * quarter) & each_byte(3)) << (2 * j));
+    }
+    bytes(packed)
 }
 
 impl Format for Q6K {
@@ -76,14 +82,25 @@ impl Format for Q6K {
         if let Inputs::Large(blocks) = inputs { Some(blocks) } else { None }
     }
 
+    #[inline(always)]
     fn pack(rows: &[Stored; LANES]) -> Block {
-        let columns: [_; STRETCHES] = std::array::from_fn(|stretch| rows.each_ref().map(|row| quants(row, stretch)));
-        Block {
-            scales: rows.map(|row| row.scale),
-            parts: std::array::from_fn(|part| rows.map(|row| row.parts[part])),
-            upper: columns.each_ref().map(|rows| [pack_upper(rows, 0), pack_upper(rows, 1)]),
-            nibbles: columns.each_ref().map(pack_nibbles),
+        let mut upper = [[[0; 4 * LANES]; 2]; STRETCHES];
+        let mut nibbles = [[[0; 4 * LANES]; 4]; STRETCHES];
+        for half in 0..2 {
+            let bits: [_; 8] = many_words(rows, offset_of!(Stored, upper) + 32 * half);
+            for quarter in 0..4 {
+                let (first, second) = bits.split_at(4);
+                upper[4 * half + quarter] = [pack_sixths(first, quarter), pack_sixths(second, quarter)];
+            }
+            for odd in 0..2 {
+                let stored = many_words(rows, offset_of!(Stored, nibbles) + 64 * half + 32 * odd);
+                nibbles[4 * half + odd] = pack_lower(&stored);
+                nibbles[4 * half + 2 + odd] = pack_upper(&stored);
+            }
         }
+        let parts: [_; 4] = many_words(rows, offset_of!(Stored, parts));
+        let parts = std::array::from_fn(|part| byte_of(&parts[part / 4], part % 4));
+        Block { scales: rows.map(|row| row.scale), parts, upper, nibbles }
     }
 
     fn unpack(block: &Block, row: usize, out: &mut [f32]) {

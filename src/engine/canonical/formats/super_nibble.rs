@@ -1,19 +1,27 @@
 //! `Q4_K` and `Q5_K`: super-blocks of 256 quants of 4 or 5 bits; each 32 have a scale and a minimum of 6 bits.
 
+use std::mem::offset_of;
+
 use bytemuck::Pod;
 use bytemuck::Zeroable;
 
 use crate::engine::canonical::formats::Format;
 use crate::engine::canonical::formats::Large;
 use crate::engine::canonical::formats::ask_ahead;
+use crate::engine::canonical::formats::Words;
+use crate::engine::canonical::formats::byte_of;
+use crate::engine::canonical::formats::bytes;
 use crate::engine::canonical::formats::codes32;
 use crate::engine::canonical::formats::dots32;
+use crate::engine::canonical::formats::each_byte;
 use crate::engine::canonical::formats::fifth;
 use crate::engine::canonical::formats::load_fives;
 use crate::engine::canonical::formats::load_nibbles;
+use crate::engine::canonical::formats::many_words;
+use crate::engine::canonical::formats::map_words;
 use crate::engine::canonical::formats::nibble;
-use crate::engine::canonical::formats::pack_fifths;
-use crate::engine::canonical::formats::pack_nibbles;
+use crate::engine::canonical::formats::pack_lower;
+use crate::engine::canonical::formats::pack_upper;
 use crate::engine::canonical::fused::fused;
 use crate::engine::canonical::half::widen;
 use crate::engine::canonical::packed::Bytes;
@@ -40,7 +48,7 @@ pub(in crate::engine::canonical) struct SuperNibble<const FIVE: usize>;
 pub(in crate::engine::canonical) struct Stored<const FIVE: usize> {
     scale: u16,
     minimum: u16,
-    /// Part scales and minima, 6 bits each, see [`parts`].
+    /// Part scales and minima, 6 bits each, see [`pack_parts`].
     parts: [u8; 12],
     /// Bit `p` of byte `c` is the fifth of column `c` of part `p`.
     fifths: [[u8; 32]; FIVE],
@@ -70,22 +78,30 @@ unsafe impl<const FIVE: usize> Pod for Block<FIVE> {}
 const _: () = same_size::<Block<0>, Stored<0>>();
 const _: () = same_size::<Block<1>, Stored<1>>();
 
-/// The scale and the minimum of a part, as GGUF packs them: of the first four parts whole, of the others the lower four bits
-/// in bytes 8 to 11 and the upper two above those of the first four.
-fn parts(bytes: &[u8; 12], part: usize) -> (u8, u8) {
-    if part < 4 {
-        return (bytes[part] & 63, bytes[part + 4] & 63);
-    }
-    let (low, scale, minimum) = (bytes[part + 4], bytes[part - 4] >> 6, bytes[part] >> 6);
-    (low & 15 | scale << 4, low >> 4 | minimum << 4)
+/// Packs part scales and minima. GGUF has them of the first four parts whole in bytes 0 to 3 and 4 to 7; of the others the
+/// lower four bits in bytes 8 to 11 and the upper two above those of the first four.
+#[inline(always)]
+fn pack_parts(stored: &[Words; 3]) -> ([Bytes; PARTS], [Bytes; PARTS / 2]) {
+    const TWO: u32 = each_byte(3);
+    const FOUR: u32 = each_byte(15);
+    let [a, b, c] = stored;
+    let first = map_words([a, b], |[scales, minima]| scales & FOUR | (minima & FOUR) << 4);
+    let upper = map_words([a, b], |[scales, minima]| {
+        let [first, second] = [4, 6].map(|bit| scales >> bit & TWO | (minima >> bit & TWO) << 2);
+        first | second << 4
+    });
+    let low = |part| byte_of(if part < 4 { &first } else { c }, part % 4);
+    (std::array::from_fn(low), std::array::from_fn(|part| byte_of(&upper, part)))
 }
 
-/// The quants of a part by column.
-fn quants<const FIVE: usize>(row: &Stored<FIVE>, part: usize) -> [u8; 32] {
-    std::array::from_fn(|column| {
-        let nibble = row.nibbles[part / 2][column] >> (part % 2 * 4) & 15;
-        nibble | row.fifths.first().map_or(0, |fifths| (fifths[column] >> part & 1) << 4)
-    })
+/// Packs the fifth bits of a part: bit `part` of every stored byte.
+#[inline(always)]
+fn pack_fifths(stored: &[Words; 8], part: usize) -> Quads {
+    let mut packed = [0; LANES];
+    for (j, stored) in stored.iter().enumerate() {
+        packed = map_words([&packed, stored], |[packed, bits]| packed | (bits >> part & each_byte(1)) << j);
+    }
+    bytes(packed)
 }
 
 impl<const FIVE: usize> Format for SuperNibble<FIVE> {
@@ -99,21 +115,23 @@ impl<const FIVE: usize> Format for SuperNibble<FIVE> {
         if let Inputs::Large(blocks) = inputs { Some(blocks) } else { None }
     }
 
+    #[inline(always)]
     fn pack(rows: &[Self::Stored; LANES]) -> Self::Block {
-        let of_part = |part: usize| rows.each_ref().map(|row| parts(&row.parts, part));
-        let columns: [_; PARTS] = std::array::from_fn(|part| rows.each_ref().map(|row| quants(row, part)));
-        let upper = |(scale, minimum): (u8, u8)| scale >> 4 | minimum >> 4 << 2;
-        Block {
-            scales: rows.map(|row| row.scale),
-            minima: rows.map(|row| row.minimum),
-            low: std::array::from_fn(|part| of_part(part).map(|(scale, minimum)| scale & 15 | (minimum & 15) << 4)),
-            high: std::array::from_fn(|part| {
-                let (first, second) = (of_part(part), of_part(part + 4));
-                std::array::from_fn(|row| upper(first[row]) | upper(second[row]) << 4)
-            }),
-            fifths: std::array::from_fn(|_| columns.each_ref().map(pack_fifths)),
-            nibbles: columns.each_ref().map(pack_nibbles),
+        let (low, high) = pack_parts(&many_words(rows, offset_of!(Self::Stored, parts)));
+        let mut fifths = [[[0; 4 * LANES]; PARTS]; FIVE];
+        for fifths in &mut fifths {
+            let stored = many_words(rows, offset_of!(Self::Stored, fifths));
+            for (part, fifths) in fifths.iter_mut().enumerate() {
+                *fifths = pack_fifths(&stored, part);
+            }
         }
+        let mut nibbles = [[[0; 4 * LANES]; 4]; PARTS];
+        for (pair, nibbles) in nibbles.as_chunks_mut::<2>().0.iter_mut().enumerate() {
+            let stored = many_words(rows, offset_of!(Self::Stored, nibbles) + 32 * pair);
+            *nibbles = [pack_lower(&stored), pack_upper(&stored)];
+        }
+        let (scales, minima) = (rows.map(|row| row.scale), rows.map(|row| row.minimum));
+        Block { scales, minima, low, high, fifths, nibbles }
     }
 
     fn unpack(block: &Self::Block, row: usize, out: &mut [f32]) {
