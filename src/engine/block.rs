@@ -18,7 +18,6 @@ use crate::engine::pool::Pool;
 use crate::engine::workspace::Buffers;
 use crate::engine::workspace::Pass;
 use crate::engine::workspace::Segment;
-use crate::shape::KV_PAGE;
 
 /// A root-mean-square norm.
 #[derive(Debug)]
@@ -87,27 +86,24 @@ fn remember(pass: &mut Pass<'_, '_>, index: usize) {
     });
     pass.pool.for_each_chunk(keys, kv, work, |row, key| angles.rotate(set, row, key, key.len(), heads.kv, heads.dim));
     for segment in &pass.layout.segments {
-        let cache = pass.steps[segment.step].session.cache(index);
         let keys = Rows { elements: &keys[segment.elements(kv)], stride: kv };
         let values = Rows { elements: &values[segment.elements(kv)], stride: kv };
-        cache.write(set, segment.first, keys, values);
+        let cache = pass.steps[segment.step].session.cache();
+        cache.write((pass.pool, set), index, segment.first, keys, values);
     }
 }
 
 /// Lets every row attend to the positions of its session up to its own.
 fn attend_all(pass: &mut Pass<'_, '_>, index: usize) {
     let (heads, set) = (pass.heads, pass.set);
-    let Buffers { queries, attended, scratch, .. } = pass.buffers;
     let (layout, steps) = (pass.layout, &*pass.steps);
     let seen = |segment: &Segment| segment.rows().len() * (segment.first + segment.rows().len());
     let seen: usize = layout.segments.iter().map(seen).sum();
     let (width, part) = (heads.query * heads.dim, heads.group() * heads.dim);
     let rows = layout.cuts.windows(2).map(|cut| cut[1] - cut[0]).max().unwrap_or(0);
     let longest = layout.segments.iter().map(|segment| segment.first + segment.rows().len()).max().unwrap_or(0);
-    // For every thread, since any may do any task; as for whole pages, so that it grows with the caches only.
-    for scratch in scratch.iter_mut() {
-        scratch.reserve(rows * heads.group(), heads.dim, longest.next_multiple_of(KV_PAGE as usize));
-    }
+    pass.buffers.reserve_scores(rows * heads.group(), heads.dim, longest);
+    let Buffers { queries, attended, scratch, .. } = pass.buffers;
     let mut grid = [Grid::new(attended, width, &layout.cuts, part)];
     pass.pool.for_each_tile_with(scratch, &mut grid, seen.saturating_mul(width), |scratch, _, mut tile| {
         let (rows, column) = (tile.rows(), tile.columns().start);

@@ -7,6 +7,7 @@ use crate::amounts::Position;
 use crate::engine::block::Block;
 use crate::engine::block::Norm;
 use crate::engine::canonical::cache::BlockCache;
+use crate::engine::canonical::cache::Cache;
 use crate::engine::canonical::rope::Rotation;
 use crate::engine::error::LoadError;
 use crate::engine::error::OpenError;
@@ -124,15 +125,18 @@ impl StageModel {
             return Err(OpenError::BadCapacity { got: capacity, context });
         }
         let (heads, dim) = (self.shape.kv_heads as usize, self.shape.head_dim as usize);
-        let caches = (0..self.shape.blocks_in(range)).map(|_| BlockCache::new(heads, dim, capacity.0 as usize));
+        let cache = Cache::new(usize::from(self.shape.blocks_in(range)), heads, dim, capacity.0 as usize);
         let inside = rounding.iter().filter(|(boundary, _)| range.start() < *boundary && *boundary < range.end());
-        Ok(SessionState {
-            range,
-            capacity,
-            length: Position::ZERO,
-            caches: caches.collect(),
-            rounding: inside.copied().collect(),
-        })
+        Ok(SessionState { range, capacity, length: Position::ZERO, cache, rounding: inside.copied().collect() })
+    }
+
+    /// Allocates what a session's next position needs, so that its step does not: a page of keys and values now and then, and
+    /// room for scores.
+    pub fn make_room(&self, session: &mut SessionState, workspace: &mut Workspace) {
+        let next = session.length.plus(Position(1)).min(session.capacity).0 as usize;
+        session.cache.reserve(next);
+        let ModelShape { heads, kv_heads, head_dim, .. } = self.shape;
+        workspace.buffers.reserve_scores((heads / kv_heads) as usize, head_dim as usize, next);
     }
 
     /// Feeds one session's step alone, on the caller's thread: [`Self::forward_batch`] for tests and small tools.
@@ -212,8 +216,8 @@ pub struct SessionState {
     range: UnitRange,
     capacity: Position,
     length: Position,
-    /// One per block of the range, ascending.
-    caches: Vec<BlockCache>,
+    /// Of the blocks of the range, ascending.
+    cache: Cache,
     /// Boundaries inside the range at which hidden states are rounded.
     rounding: Vec<(u16, WireDtype)>,
 }
@@ -236,23 +240,23 @@ impl SessionState {
 
     /// Bytes of keys and values allocated; at most `ModelShape::kv_bytes` of the capacity.
     pub fn bytes(&self) -> Bytes {
-        self.caches.iter().map(BlockCache::bytes).sum()
+        self.cache.bytes()
     }
 
     /// The hash (blake3) of the keys and values of each block, ascending: those of a session that was rebuilt from its tokens
     /// equal those of the lost one.
     pub fn cache_hashes(&self) -> Vec<[u8; 32]> {
-        self.caches.iter().map(|cache| cache.hash(self.length.0 as usize)).collect()
+        (0..self.cache.blocks()).map(|block| self.cached(block).hash(self.length.0 as usize)).collect()
+    }
+
+    /// The keys and values.
+    pub(super) fn cache(&mut self) -> &mut Cache {
+        &mut self.cache
     }
 
     /// The keys and values of block `index` of the range.
-    pub(super) fn cache(&mut self, index: usize) -> &mut BlockCache {
-        &mut self.caches[index]
-    }
-
-    /// As [`Self::cache`], to look at.
-    pub(super) fn cached(&self, index: usize) -> &BlockCache {
-        &self.caches[index]
+    pub(super) fn cached(&self, index: usize) -> BlockCache<'_> {
+        self.cache.block(index)
     }
 
     /// The positions up to `length` are in the caches.

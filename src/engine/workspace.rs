@@ -12,6 +12,7 @@ use crate::engine::matrix::Rounded;
 use crate::engine::pool::Pool;
 use crate::engine::stage::BatchStep;
 use crate::engine::stage::StageOutput;
+use crate::shape::KV_PAGE;
 use crate::shape::ModelShape;
 
 /// Rows of one session that one task lets attend. Enough that a task is worth handing out early in a prompt, few enough that the
@@ -202,6 +203,14 @@ pub(super) struct Buffers {
 }
 
 impl Buffers {
+    /// Room for tasks of attention of up to `rows` query heads × positions over up to `positions`, for every thread, since any may
+    /// do any task; as for whole pages, so that it grows with the caches only.
+    pub(super) fn reserve_scores(&mut self, rows: usize, dim: usize, positions: usize) {
+        for scratch in &mut self.scratch {
+            scratch.reserve(rows, dim, positions.next_multiple_of(KV_PAGE as usize));
+        }
+    }
+
     /// Gives every matrix but `hidden` and `logits` so many rows.
     pub(super) fn fit(&mut self, rows: usize, shape: &ModelShape) {
         let (width, kv) = (shape.width as usize, shape.kv_width() as usize);

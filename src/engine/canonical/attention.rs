@@ -28,8 +28,7 @@
 use crate::engine::canonical::cache::BlockCache;
 use crate::engine::canonical::cache::PAGE;
 use crate::engine::canonical::cache::Rows;
-use crate::engine::canonical::cache::TILE;
-use crate::engine::canonical::cache::TILES;
+use crate::engine::canonical::cache::VECTORS;
 use crate::engine::canonical::exponential::exponential;
 use crate::engine::canonical::part::load_halves_part;
 use crate::engine::canonical::part::store_part;
@@ -48,7 +47,7 @@ const FEW_ROWS: usize = 8;
 #[derive(Clone, Copy, Debug)]
 pub(in crate::engine) struct Task<'a> {
     /// Holds all positions up to the last query's.
-    pub(in crate::engine) cache: &'a BlockCache,
+    pub(in crate::engine) cache: BlockCache<'a>,
     /// Which key/value head.
     pub(in crate::engine) kv_head: usize,
     /// Query heads that share it.
@@ -81,16 +80,18 @@ kernels! {
 pub(in crate::engine) struct Scratch {
     /// `[rows, dim]`.
     queries: Vec<f32>,
-    /// `[rows, stride]`: scores, then weights.
+    /// `[rows, stride]`: scores, page by page made weights.
     scores: Vec<f32>,
     /// A page of keys or values of one head.
     wide: Vec<[f32; LANES]>,
+    /// `[rows]`: sums of the block's weights.
+    lanes: Vec<[f32; LANES]>,
     /// `[rows, vectors]`: of the block.
     sums: Vec<[f32; LANES]>,
     /// `[rows, vectors]`: of all blocks.
     totals: Vec<[f32; LANES]>,
-    /// `[rows]`: 1 / denominator.
-    factors: Vec<f32>,
+    /// `[rows]`.
+    statistics: Vec<Statistics>,
     /// `[rows, dim]`.
     out: Vec<f32>,
 }
@@ -104,15 +105,16 @@ impl Scratch {
         grow(&mut self.wide, PAGE * vectors, [0.0; LANES]);
         grow(&mut self.sums, rows * vectors, [0.0; LANES]);
         grow(&mut self.totals, rows * vectors, [0.0; LANES]);
-        grow(&mut self.factors, rows, 0.0);
+        grow(&mut self.lanes, rows, [0.0; LANES]);
+        grow(&mut self.statistics, rows, Statistics::default());
         grow(&mut self.out, rows * dim, 0.0);
     }
 
     /// Numbers held.
     #[cfg(test)]
     pub(super) fn size(&self) -> usize {
-        let numbers = self.queries.len() + self.scores.len() + self.factors.len() + self.out.len();
-        numbers + LANES * (self.wide.len() + self.sums.len() + self.totals.len())
+        let numbers = self.queries.len() + self.scores.len() + 2 * self.statistics.len() + self.out.len();
+        numbers + LANES * (self.wide.len() + self.lanes.len() + self.sums.len() + self.totals.len())
     }
 
     fn prepare(&mut self, plan: &Plan, task: &Task<'_>) {
@@ -122,6 +124,13 @@ impl Scratch {
             row.copy_from_slice(&query[..width]);
         }
     }
+}
+
+/// What is known of a row's scores.
+#[derive(Clone, Copy, Debug, Default)]
+struct Statistics {
+    largest: f32,
+    denominator: f32,
 }
 
 fn grow<T: Copy>(buffer: &mut Vec<T>, length: usize, empty: T) {
@@ -176,6 +185,12 @@ impl Plan {
         self.seen(self.rows - 1)
     }
 
+    /// Pages that the last row attends to.
+    #[inline(always)]
+    fn pages(&self) -> usize {
+        self.positions().div_ceil(PAGE)
+    }
+
     /// The first row that attends to `position`.
     #[inline(always)]
     fn first_row(&self, position: usize) -> usize {
@@ -211,29 +226,37 @@ impl Element for f32 {
 
 #[inline(always)]
 fn attend_body<S: Simd>(s: S, task: &Task<'_>, plan: &Plan, scratch: &mut Scratch) {
-    let Scratch { queries, scores, wide, sums, totals, factors, out } = scratch;
-    for page in 0..plan.positions().div_ceil(PAGE) {
+    let Scratch { queries, scores, wide, lanes, sums, totals, statistics, out } = scratch;
+    for page in 0..plan.pages() {
         score_page(s, task, plan, page, queries, wide, scores);
     }
-    for (row, scores) in scores.chunks_exact_mut(plan.stride).take(plan.rows).enumerate() {
-        factors[row] = weigh(s, scores, plan.seen(row));
+    for ((row, scores), statistics) in
+        scores.chunks_exact_mut(plan.stride).take(plan.rows).enumerate().zip(&mut *statistics)
+    {
+        *statistics = Statistics { largest: largest_score(s, scores, plan.seen(row)), denominator: 0.0 };
     }
     totals[..plan.rows * plan.vectors].fill([0.0; LANES]);
     for block in 0..plan.positions().div_ceil(BLOCK) {
-        let active = plan.first_row(block * BLOCK) * plan.vectors..plan.rows * plan.vectors;
+        let first = plan.first_row(block * BLOCK);
+        let active = first * plan.vectors..plan.rows * plan.vectors;
         sums[active.clone()].fill([0.0; LANES]);
-        let end = plan.positions().min((block + 1) * BLOCK).div_ceil(PAGE);
-        for page in block * BLOCK / PAGE..end {
+        lanes[first..plan.rows].fill([0.0; LANES]);
+        for page in block * BLOCK / PAGE..plan.pages().min((block + 1) * BLOCK / PAGE) {
+            weigh_page(s, plan, page, statistics, scores, lanes);
             gather_page(s, task, plan, page, scores, wide, sums);
+        }
+        for (statistics, lanes) in statistics[first..plan.rows].iter_mut().zip(&lanes[first..]) {
+            statistics.denominator += s.sum(s.load(lanes));
         }
         for (total, sum) in totals[active.clone()].iter_mut().zip(&sums[active]) {
             s.store(s.add(s.load(total), s.load(sum)), total);
         }
     }
-    let totals = totals.chunks_exact(plan.vectors).zip(factors.iter());
-    for (out, (totals, factor)) in out.chunks_exact_mut(plan.dim).zip(totals).take(plan.rows) {
+    let totals = totals.chunks_exact(plan.vectors).zip(statistics.iter());
+    for (out, (totals, statistics)) in out.chunks_exact_mut(plan.dim).zip(totals).take(plan.rows) {
+        let factor = s.splat(1.0 / statistics.denominator);
         for (out, total) in out.chunks_mut(LANES).zip(totals) {
-            store_part(s, s.mul(s.load(total), s.splat(*factor)), out);
+            store_part(s, s.mul(s.load(total), factor), out);
         }
     }
 }
@@ -251,25 +274,27 @@ fn score_page<S: Simd>(
 ) {
     let keys = task.cache.keys(page, task.kv_head);
     if plan.rows <= FEW_ROWS {
-        let last = plan.positions().div_ceil(PAGE) - 1;
-        let ahead = task.cache.keys(last.min(page + 1), task.kv_head);
+        let ahead = if page + 1 < plan.pages() {
+            task.cache.keys(page + 1, task.kv_head).as_flattened()
+        } else {
+            task.cache.values(0, task.kv_head).as_chunks().0
+        };
         return score_rows(s, plan, page, keys, ahead, queries, scores);
     }
-    let tiles = (plan.positions() - page * PAGE).div_ceil(TILE).min(TILES);
-    for (wide, keys) in wide.iter_mut().zip(&keys[..tiles * plan.dim]) {
+    for (wide, keys) in wide.iter_mut().zip(keys.as_flattened()) {
         s.store(s.load_halves(keys), wide);
     }
-    let wide = &wide[..TILES * plan.dim];
-    score_rows(s, plan, page, wide, wide, queries, scores);
+    score_rows(s, plan, page, wide[..VECTORS * plan.dim].as_chunks().0, &[], queries, scores);
 }
 
+/// - `ahead`: what is needed next
 #[inline(always)]
 fn score_rows<S: Simd, E: Element>(
     s: S,
     plan: &Plan,
     page: usize,
-    keys: &[[E; LANES]],
-    ahead: &[[E; LANES]],
+    keys: &[[[E; LANES]; VECTORS]],
+    mut ahead: &[[E; LANES]],
     queries: &[f32],
     scores: &mut [f32],
 ) {
@@ -281,6 +306,8 @@ fn score_rows<S: Simd, E: Element>(
             3 => score_some::<S, E, 3>(s, plan, page, row, keys, ahead, queries, scores),
             _ => score_some::<S, E, 4>(s, plan, page, row, keys, ahead, queries, scores),
         }
+        // To ask once is enough.
+        ahead = &[];
         row += 4;
     }
 }
@@ -293,83 +320,102 @@ fn score_some<S: Simd, E: Element, const R: usize>(
     plan: &Plan,
     page: usize,
     row: usize,
-    keys: &[[E; LANES]],
+    keys: &[[[E; LANES]; VECTORS]],
     ahead: &[[E; LANES]],
     queries: &[f32],
     scores: &mut [f32],
 ) {
     let Plan { dim, stride, scale, .. } = *plan;
-    let tiles = (plan.seen(row + R - 1) - page * PAGE).div_ceil(TILE).min(TILES);
+    let vectors = (plan.seen(row + R - 1) - page * PAGE).div_ceil(LANES).min(VECTORS);
     let queries: [&[f32]; R] = std::array::from_fn(|r| &queries[(row + r) * dim..][..dim]);
-    let at = row * stride + page * PAGE;
-    if tiles == TILES && (S::ROOMY || R == 1) {
-        return score_tiles::<S, E, R, TILES>(s, queries, keys, ahead, scale, &mut scores[at..], stride);
+    let scores = &mut scores[row * stride + page * PAGE..];
+    if vectors == VECTORS && (S::ROOMY || R == 1) {
+        return score_vectors::<S, E, R, VECTORS>(s, queries, keys, 0, ahead, scale, scores, stride);
     }
-    for tile in 0..tiles {
-        let (keys, ahead) = (&keys[tile * dim..], &ahead[tile * dim..]);
-        score_tiles::<S, E, R, 1>(s, queries, keys, ahead, scale, &mut scores[at + tile * TILE..], stride);
+    for vector in 0..vectors {
+        score_vectors::<S, E, R, 1>(s, queries, keys, vector, ahead, scale, scores, stride);
     }
 }
 
-/// Scores of `R` rows over `T` tiles.
+/// Scores of `R` rows over `T` vectors of positions, from vector `first` on.
 #[inline(always)]
-fn score_tiles<S: Simd, E: Element, const R: usize, const T: usize>(
+#[allow(clippy::too_many_arguments, reason = "the inner part of a loop")]
+fn score_vectors<S: Simd, E: Element, const R: usize, const T: usize>(
     s: S,
     queries: [&[f32]; R],
-    keys: &[[E; LANES]],
+    keys: &[[[E; LANES]; VECTORS]],
+    first: usize,
     ahead: &[[E; LANES]],
     scale: f32,
     scores: &mut [f32],
     stride: usize,
 ) {
     let dim = queries[0].len();
-    let queries: [&[f32]; R] = std::array::from_fn(|r| &queries[r][..dim]);
-    let tiles: [&[[E; LANES]]; T] = std::array::from_fn(|tile| &keys[tile * dim..][..dim]);
+    let (queries, keys): ([&[f32]; R], _) = (queries.map(|query| &query[..dim]), &keys[..dim]);
     let mut sums = [[s.splat(0.0); T]; R];
-    let next: [&[[E; LANES]]; T] = std::array::from_fn(|tile| &ahead[tile * dim..][..dim]);
     for d in 0..dim {
-        if E::STREAMED && d % 2 == 0 {
-            // Two tile rows are one cache line.
-            for tile in next {
-                s.prefetch_at(&tile[d]);
-            }
-        }
-        let mut keys = [s.splat(0.0); T];
-        for tile in 0..T {
-            keys[tile] = E::load(s, &tiles[tile][d]);
+        ask::<S, E, T>(s, ahead, first * dim + d * T);
+        let mut vectors = [s.splat(0.0); T];
+        for t in 0..T {
+            vectors[t] = E::load(s, &keys[d][first + t]);
         }
         for r in 0..R {
             let query = s.splat(queries[r][d]);
-            for tile in 0..T {
-                sums[r][tile] = s.fma(query, keys[tile], sums[r][tile]);
+            for t in 0..T {
+                sums[r][t] = s.fma(query, vectors[t], sums[r][t]);
             }
         }
     }
-    for r in 0..R {
-        for tile in 0..T {
-            store_part(s, s.mul(sums[r][tile], s.splat(scale)), &mut scores[r * stride + tile * TILE..][..TILE]);
+    for (r, sums) in sums.iter().enumerate() {
+        for (t, sum) in sums.iter().enumerate() {
+            let at = r * stride + (first + t) * LANES;
+            store_part(s, s.mul(*sum, s.splat(scale)), &mut scores[at..at + LANES]);
         }
     }
 }
 
-/// Turns a row's scores into weights. Returns 1 / denominator.
+/// Asks for `T` vectors from number `first` on, as far as there are so many. Two are a cache line.
 #[inline(always)]
-fn weigh<S: Simd>(s: S, scores: &mut [f32], seen: usize) -> f32 {
-    // These have the weight +0, which changes no sum of weights, and are not read afterwards.
-    scores[seen..seen.next_multiple_of(LANES)].fill(f32::NEG_INFINITY);
-    let lanes = scores[..seen.next_multiple_of(LANES)].as_chunks_mut::<LANES>().0;
-    let largest = s.splat(largest(s, lanes));
-    let mut denominator = 0.0;
-    for block in lanes.chunks_mut(BLOCK / LANES) {
-        let mut sum = s.splat(0.0);
-        for lanes in block {
-            let weight = exponential(s, s.sub(s.load(lanes), largest));
-            s.store(weight, lanes);
+fn ask<S: Simd, E: Element, const T: usize>(s: S, ahead: &[[E; LANES]], first: usize) {
+    if !E::STREAMED || (T == 1 && first % 2 == 1) {
+        return;
+    }
+    for t in 0..T.div_ceil(2) {
+        if let Some(vector) = ahead.get(first + 2 * t) {
+            s.prefetch_at(vector);
+        }
+    }
+}
+
+/// Turns all rows' scores of a page into weights, and adds them to the lanes of their block.
+#[inline(always)]
+fn weigh_page<S: Simd>(
+    s: S,
+    plan: &Plan,
+    page: usize,
+    statistics: &[Statistics],
+    scores: &mut [f32],
+    lanes: &mut [[f32; LANES]],
+) {
+    for row in plan.first_row(page * PAGE)..plan.rows {
+        let scores = &mut scores[row * plan.stride + page * PAGE..][..PAGE];
+        let vectors = (plan.seen(row) - page * PAGE).div_ceil(LANES).min(VECTORS);
+        let (largest, mut sum) = (s.splat(statistics[row].largest), s.load(&lanes[row]));
+        for scores in &mut scores.as_chunks_mut().0[..vectors] {
+            let weight = exponential(s, s.sub(s.load(scores), largest));
+            s.store(weight, scores);
             sum = s.add(sum, weight);
         }
-        denominator += s.sum(sum);
+        s.store(sum, &mut lanes[row]);
     }
-    1.0 / denominator
+}
+
+/// The largest of a row's scores that is a number.
+#[inline(always)]
+fn largest_score<S: Simd>(s: S, scores: &mut [f32], seen: usize) -> f32 {
+    // These have the weight +0, which changes no sum of weights, and are not read afterwards.
+    scores[seen..seen.next_multiple_of(LANES)].fill(f32::NEG_INFINITY);
+    largest(s, scores[..seen.next_multiple_of(LANES)].as_chunks::<LANES>().0)
 }
 
 /// The largest element that is a number.
@@ -402,8 +448,8 @@ fn gather_page<S: Simd>(
     let values = task.cache.values(page, task.kv_head);
     let (whole, rest) = values.as_chunks();
     if plan.rows <= FEW_ROWS && rest.is_empty() && plan.dim.is_multiple_of(LANES) {
-        let last = plan.positions().div_ceil(PAGE) - 1;
-        let ahead = task.cache.values(last.min(page + 1), task.kv_head).as_chunks().0;
+        let next = page + 1;
+        let ahead = if next < plan.pages() { task.cache.values(next, task.kv_head).as_chunks().0 } else { &[] };
         return gather_rows(s, plan, page, whole, ahead, weights, sums);
     }
     let positions = (plan.positions() - page * PAGE).min(PAGE);
@@ -413,7 +459,7 @@ fn gather_page<S: Simd>(
         }
     }
     let wide = &wide[..PAGE * plan.vectors];
-    gather_rows(s, plan, page, wide, wide, weights, sums);
+    gather_rows(s, plan, page, wide, &[], weights, sums);
 }
 
 #[inline(always)]
@@ -422,7 +468,7 @@ fn gather_rows<S: Simd, E: Element>(
     plan: &Plan,
     page: usize,
     values: &[[E; LANES]],
-    ahead: &[[E; LANES]],
+    mut ahead: &[[E; LANES]],
     weights: &[f32],
     sums: &mut [[f32; LANES]],
 ) {
@@ -434,6 +480,7 @@ fn gather_rows<S: Simd, E: Element>(
             3 => gather_some::<S, E, 3>(s, plan, page, row, values, ahead, weights, sums),
             _ => gather_some::<S, E, 4>(s, plan, page, row, values, ahead, weights, sums),
         }
+        ahead = &[];
         row += 4;
     }
 }
@@ -463,7 +510,7 @@ fn gather_some<S: Simd, E: Element, const R: usize>(
         let alone = [&weights[r][common..end(row + r)]];
         if !alone[0].is_empty() {
             let from = common * vectors;
-            gather_strips::<S, E, 1>(s, alone, &values[from..], &ahead[from..], vectors, &mut sums[r * vectors..]);
+            gather_strips::<S, E, 1>(s, alone, &values[from..], &[], vectors, &mut sums[r * vectors..]);
         }
     }
 }
@@ -479,7 +526,8 @@ fn gather_strips<S: Simd, E: Element, const R: usize>(
 ) {
     let mut column = 0;
     while column < vectors {
-        let (values, ahead, sums) = (&values[column..], &ahead[column..], &mut sums[column..]);
+        let (values, ahead) = (&values[column..], ahead.get(column * PAGE..).unwrap_or_default());
+        let sums = &mut sums[column..];
         let left = vectors - column;
         column += if left >= 4 && (S::ROOMY || R == 1) {
             gather_strip::<S, E, R, 4>(s, weights, values, ahead, vectors, sums)
@@ -511,12 +559,7 @@ fn gather_strip<S: Simd, E: Element, const R: usize, const C: usize>(
     }
     for position in 0..count {
         let row = &values[position * vectors..][..C];
-        if E::STREAMED {
-            // Two vectors are one cache line.
-            for at in ahead[position * vectors..][..C].iter().step_by(2) {
-                s.prefetch_at(at);
-            }
-        }
+        ask::<S, E, C>(s, ahead, position * C);
         let mut values = [s.splat(0.0); C];
         for column in 0..C {
             values[column] = E::load(s, &row[column]);

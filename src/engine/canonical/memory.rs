@@ -1,9 +1,10 @@
-//! Memory for weights.
+//! Memory for weights, and for keys and values.
 
 use std::alloc::Layout;
 use std::alloc::alloc;
 use std::alloc::dealloc;
 use std::alloc::handle_alloc_error;
+use std::fmt;
 use std::mem::MaybeUninit;
 use std::ops::Range;
 use std::ptr::NonNull;
@@ -23,7 +24,7 @@ unsafe impl Send for Slab {}
 unsafe impl Sync for Slab {}
 
 /// The size of a large page of x86-64 and of ARM64 with small pages of 4 KiB.
-const LARGE_PAGE: usize = 2 << 20;
+pub(super) const LARGE_PAGE: usize = 2 << 20;
 
 /// What vector registers like to be aligned to.
 const VECTOR: usize = 64;
@@ -58,13 +59,29 @@ impl Slab {
         unsafe { blank.assume_filled() }
     }
 
+    /// Zeros.
+    ///
+    /// # Panics
+    /// If `length` is above what an allocation may be.
+    pub(super) fn zeros(length: usize) -> Self {
+        let mut blank = Blank::new(length);
+        zeroed(blank.memory());
+        // SAFETY: it was zeroed.
+        unsafe { blank.assume_filled() }
+    }
+
+    pub(super) fn bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: the memory is allocated, initialised, and of this length while the slab lives, and nobody else has a reference.
+        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.layout.size()) }
+    }
+
     pub(super) fn bytes(&self) -> &[u8] {
         // SAFETY: the memory is allocated, initialised, and of this length while the slab lives.
         unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.layout.size()) }
     }
 }
 
-/// Memory with nothing in it yet.
+/// Memory that nothing was written to yet.
 struct Blank(Slab);
 
 impl Blank {
@@ -97,6 +114,12 @@ fn zeroed(memory: &mut [MaybeUninit<u8>]) -> &mut [u8] {
     memory.fill(MaybeUninit::new(0));
     // SAFETY: every byte was just written.
     unsafe { std::slice::from_raw_parts_mut(memory.as_mut_ptr().cast(), memory.len()) }
+}
+
+impl fmt::Debug for Slab {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Slab({} bytes)", self.layout.size())
+    }
 }
 
 impl Drop for Slab {

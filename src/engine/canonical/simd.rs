@@ -173,7 +173,7 @@ pub(super) trait Simd: Copy {
     fn close(self, sum: Self::I, run: Self::Run) -> Self::I;
     /// Asks for the cache line of `from + ahead` bytes; any address will do.
     fn prefetch(self, from: &[u8], ahead: usize);
-    /// Asks for the cache line in which `at` begins.
+    /// Asks for the cache line in which `at` begins, into the second level.
     fn prefetch_at<T>(self, at: &T);
 }
 

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use crate::engine::canonical::attention::Scratch;
 use crate::engine::canonical::attention::Task;
 use crate::engine::canonical::attention::attend;
-use crate::engine::canonical::cache::BlockCache;
+use crate::engine::canonical::cache::Cache;
 use crate::engine::canonical::cache::Rows;
 use crate::engine::canonical::exponential::Gate;
 use crate::engine::canonical::exponential::exponentiate;
@@ -19,6 +19,7 @@ use crate::engine::canonical::rope::Angles;
 use crate::engine::canonical::rope::Rotation;
 use crate::engine::canonical::simd::InstructionSet;
 use crate::engine::canonical::wrong::Slip;
+use crate::engine::pool::Pool;
 use crate::shape::Rope;
 use crate::shape::RopeScaling;
 
@@ -402,7 +403,7 @@ struct Session {
     queries: Vec<f32>,
     keys: Vec<f32>,
     values: Vec<f32>,
-    cache: BlockCache,
+    cache: Cache,
 }
 
 impl Session {
@@ -422,9 +423,9 @@ impl Session {
         };
         let width = heads * dim;
         let (queries, keys, values) = (row(1, width * group), row(2, width), row(3, width));
-        let mut cache = BlockCache::new(heads, dim, positions);
+        let mut cache = Cache::new(2, heads, dim, positions);
         let rows = |elements| Rows { elements, stride: width };
-        cache.write(InstructionSet::best(), 0, rows(&keys), rows(&values));
+        cache.write((&Pool::alone(), InstructionSet::best()), 1, 0, rows(&keys), rows(&values));
         Self { heads, dim, group, queries, keys, values, cache }
     }
 
@@ -432,7 +433,7 @@ impl Session {
         let stride = self.heads * self.group * self.dim;
         let begin = first * stride + head * self.group * self.dim;
         let queries = Rows { elements: &self.queries[begin..(first + count) * stride], stride };
-        let task = Task { cache: &self.cache, kv_head: head, group: self.group, first, queries };
+        let task = Task { cache: self.cache.block(1), kv_head: head, group: self.group, first, queries };
         attend(set, &task, scratch).to_vec()
     }
 
