@@ -32,7 +32,7 @@ impl StageModel {
     /// A step comes to hidden states `[positions, width]`, or, where the range ends the model, to the logits of its last
     /// position if wanted. One that fails leaves its session's length unchanged, so that it may be repeated, and does not
     /// touch the others. Once the workspace has seen a pass as large, nothing is allocated, but for pages of keys and
-    /// values and the scores that go with them.
+    /// values and the scores that go with them where [`Self::make_room`] has not done so.
     pub fn forward_batch<'w>(&self, steps: &mut [BatchStep<'_>], workspace: &'w mut Workspace) -> Outcomes<'w> {
         workspace.begin(&self.shape);
         let Some(range) = steps.first().map(|step| step.session.range()) else { return Outcomes(workspace) };

@@ -260,13 +260,24 @@ impl Engine {
             let results = self.make(&pass);
             let took = (self.clock)().since(began);
             let rows = pass.iter().map(|step| u64::from(step.count)).sum();
+            let keys: Vec<StageKey> = pass.iter().map(|step| step.key).collect();
             for (Step { key, first, count, .. }, result) in pass.into_iter().zip(results) {
                 let share = share(took, count, rows);
                 self.emit(EngineEvent::Stepped { key, first, count, result, took, share })?;
             }
+            self.make_room(&keys);
             left = later;
         }
         Ok(())
+    }
+
+    /// Allocates what the next steps need while nobody waits for it.
+    fn make_room(&mut self, keys: &[StageKey]) {
+        for key in keys {
+            if let Some(Session { model, state, .. }) = self.sessions.get_mut(key) {
+                model.make_room(state, &mut self.workspace);
+            }
+        }
     }
 
     fn make(&mut self, pass: &[Step]) -> Vec<Result<StepResult, StepError>> {
