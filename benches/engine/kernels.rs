@@ -45,9 +45,7 @@ pub(crate) fn measure(options: &Options) -> anyhow::Result<()> {
         let stored = random_weights(format, Kernel::matrix_elements());
         for &rows in &options.rows {
             let kernels = vec![Kernel::read(), Kernel::product(format, &stored, rows)];
-            let sets =
-                InstructionSet::ALL.into_iter().filter(|set| set.is_available() && *set != InstructionSet::Plain);
-            let products = sets.map(|set| (format!("{format} × {rows} {}", set.name()), set, 1));
+            let products = sets().map(|set| (format!("{format} × {rows} {}", set.name()), set, 1));
             race(options, kernels, products.collect())?;
         }
         let best = InstructionSet::best();
@@ -57,7 +55,21 @@ pub(crate) fn measure(options: &Options) -> anyhow::Result<()> {
             vec![(format!("{format} packing"), best, 1)],
         )?;
     }
+    for (name, kernel) in [
+        ("attention at 2,048", Kernel::attention(2048)),
+        ("rounding to blocks of 32", Kernel::rounding()),
+        ("norm", Kernel::norm()),
+        ("gate", Kernel::gate()),
+    ] {
+        let contestants = sets().map(|set| (format!("{name} {}", set.name()), set, 1)).collect();
+        race(options, vec![Kernel::read(), kernel], contestants)?;
+    }
     Ok(())
+}
+
+/// The machine's instruction sets but for the plain one.
+fn sets() -> impl Iterator<Item = InstructionSet> {
+    InstructionSet::ALL.into_iter().filter(|set| set.is_available() && *set != InstructionSet::Plain)
 }
 
 /// Runs a read of memory (kernel 0) and the contestants in turn, in an order that rotates, and prints a line for each.
@@ -91,7 +103,7 @@ fn race(
     let read = rate(&contestants[0]);
     for contestant in &contestants[1..] {
         let kernel = &kernels[contestant.kernel];
-        let is_bound = kernel.multiplications <= 2 * kernel.bytes.0;
+        let is_bound = kernel.multiplications <= 4 * kernel.bytes.0;
         let (amount, unit) = if is_bound { (kernel.bytes.0, "GB/s") } else { (kernel.multiplications, "GMAC/s") };
         let shown = spread(contestant.seconds.iter().map(|seconds| amount as f64 / seconds / 1e9), 1);
         let part = if is_bound { format!("{:.0} %", 100.0 * rate(contestant) / read) } else { String::new() };

@@ -425,7 +425,9 @@ impl<const DOT: bool> Simd for Neon<DOT> {
 
     #[inline(always)]
     fn prefetch_at<T>(self, at: &T) {
-        prefetch(std::ptr::from_ref(at).addr());
+        let address = std::ptr::from_ref(at).addr();
+        // SAFETY: a prefetch of any address is harmless.
+        unsafe { asm!("prfm pldl2keep, [{}]", in(reg) address, options(nomem, nostack, preserves_flags)) };
     }
 }
 

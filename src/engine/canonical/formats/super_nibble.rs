@@ -7,8 +7,8 @@ use bytemuck::Zeroable;
 
 use crate::engine::canonical::formats::Format;
 use crate::engine::canonical::formats::Large;
-use crate::engine::canonical::formats::ask_ahead;
 use crate::engine::canonical::formats::Words;
+use crate::engine::canonical::formats::ask_ahead;
 use crate::engine::canonical::formats::byte_of;
 use crate::engine::canonical::formats::bytes;
 use crate::engine::canonical::formats::codes32;
