@@ -540,9 +540,9 @@ fn more_outputs(set: InstructionSet) -> Vec<(String, Vec<u32>)> {
     let rows = Noise(4).row(100 * 64);
     let mut normal = vec![0.0; rows.len()];
     normalise(set, &rows, &Noise(5).row(64), 1e-5, &mut normal);
-    let mut cache = BlockCache::new(1, 64, 64);
+    let mut cache = Cache::new(1, 1, 64, 64);
     let rows = Rows { elements: &rows[..64 * 64], stride: 64 };
-    cache.write(set, 0, rows, rows);
-    let keys = cache.keys(0, 0).as_flattened().iter().copied().map(u32::from);
+    cache.write((&Pool::alone(), set), 0, 0, rows, rows);
+    let keys = cache.block(0).keys(0, 0).as_flattened().as_flattened().iter().copied().map(u32::from);
     vec![("norms".to_owned(), bits(&normal)), ("keys".to_owned(), keys.collect())]
 }
