@@ -337,6 +337,8 @@ fn what_cannot_work_is_refused_in_words() {
         (&["--model", &tiny, "--units", "3..2"], "units"),
         (&["--memory", "plenty"], "plenty"),
         (&["--threads", "0"], "threads"),
+        (&["--device", "abacus"], "abacus"),
+        (&["--device", "cuda"], "memory"),
         (&["--mdns", "maybe"], "maybe"),
         (&["--trust", "everybody"], "everybody"),
         (&["--no-such-flag"], "--no-such-flag"),
@@ -363,6 +365,15 @@ fn what_cannot_work_is_refused_in_words() {
     assert!(said.contains("needs a key"), "{said}");
     assert!(home.run(&["import", &cut]).failure().contains("truncated"));
     assert!(home.run(&["bench", &foreign]).failure().contains("gpt-x"));
+    for (device, feature) in [("cuda:1", "cuda"), ("metal", "metal")] {
+        if (feature == "cuda" && cfg!(feature = "cuda")) || (feature == "metal" && cfg!(feature = "metal")) {
+            continue;
+        }
+        let words = format!("device {device}: this program was built without it; build it with `--features {feature}`");
+        assert!(home.run(&["bench", &tiny, "--device", device]).failure().contains(&words));
+        let up = ["up", "--api", "127.0.0.1:0", "--no-serve", "--memory", "1GiB", "--device", device];
+        assert!(home.run(&up).failure().contains(&words));
+    }
     assert!(home.run(&["status"]).failure().contains("no peer runs"));
     std::fs::write(home.0.join("config.toml"), "prot = 2744\n").unwrap();
     assert!(home.run(&["up"]).failure().contains("prot"));

@@ -130,7 +130,7 @@ impl Session {
     }
 
     fn cache_hashes(&self) -> Vec<[u8; 32]> {
-        self.0.iter().flat_map(SessionState::cache_hashes).collect()
+        self.0.iter().filter_map(SessionState::cache_hashes).flatten().collect()
     }
 }
 

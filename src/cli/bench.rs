@@ -15,6 +15,8 @@ use crate::cli::output::Waiting;
 use crate::clock::Clock;
 use crate::engine::bench::BenchPlan;
 use crate::engine::bench::bench as measure;
+use crate::engine::device::Device;
+use crate::engine::device::DeviceName;
 use crate::engine::pool::Pool;
 use crate::engine::stage::StageModel;
 use crate::os;
@@ -30,6 +32,9 @@ pub(crate) struct BenchArgs {
     /// Measure these units only, such as 0..3 (the end is not included). By default the whole model.
     #[arg(long, value_name = "A..B")]
     units: Option<UnitRange>,
+    /// What computes: cpu, cuda, cuda:N or metal; all but the cpu need a build with that feature.
+    #[arg(long, value_name = "DEVICE", default_value_t = DeviceName::Cpu)]
+    device: DeviceName,
     /// Engine threads. One for each physical core by default.
     #[arg(long, value_name = "N")]
     threads: Option<NonZeroUsize>,
@@ -45,7 +50,7 @@ pub(crate) struct BenchArgs {
     /// Sessions that write at the same time; their tokens are counted together.
     #[arg(long, value_name = "N", default_value_t = NonZeroUsize::MIN)]
     batch: NonZeroUsize,
-    /// Print a JSON object: file, units, threads, bytes, prefill_tokens, prefill_micros, prefill_per_second, depth, batch,
+    /// Print a JSON object: file, units, device, threads, bytes, prefill_tokens, prefill_micros, prefill_per_second, depth, batch,
     /// decode_tokens, decode_micros, decode_per_second.
     #[arg(long)]
     json: bool,
@@ -56,6 +61,7 @@ pub(crate) struct BenchArgs {
 struct BenchView {
     file: String,
     units: String,
+    device: String,
     threads: usize,
     bytes: u64,
     prefill_tokens: u32,
@@ -70,6 +76,7 @@ struct BenchView {
 
 /// Measures a file on this machine; no peer is needed.
 pub(crate) fn bench(args: &BenchArgs) -> anyhow::Result<()> {
+    let device = Device::open(args.device)?;
     let file = GgufFile::open(&args.file).with_context(|| args.file.display().to_string())?;
     let shape = llama::shape(&file).with_context(|| args.file.display().to_string())?;
     let range = args.units.map_or_else(|| UnitRange::whole(shape.units()), Ok)?;
@@ -84,7 +91,7 @@ pub(crate) fn bench(args: &BenchArgs) -> anyhow::Result<()> {
     let waiting = Waiting::saying(format!("loading and measuring units {range}"));
     let threads = args.threads.or_else(|| NonZeroUsize::new(os::physical_cores().into())).unwrap_or(NonZeroUsize::MIN);
     let clock = Clock::start();
-    let model = StageModel::load_with(&Pool::new(threads)?, shape, range, &file, &mut |_| {})?;
+    let model = StageModel::load_on(&device, &Pool::new(threads)?, shape, range, &file, &mut |_| {})?;
     let (prefill, decode) = (Position(args.prefill), Position(args.decode));
     let plan = BenchPlan { threads, prefill, depth: Position(depth), decode, batch: args.batch };
     let figures = measure(&model, &plan, &|| clock.now())?;
@@ -92,6 +99,7 @@ pub(crate) fn bench(args: &BenchArgs) -> anyhow::Result<()> {
     let view = BenchView {
         file: args.file.display().to_string(),
         units: range.to_string(),
+        device: args.device.to_string(),
         threads: threads.get(),
         bytes: model.bytes().0,
         prefill_tokens: figures.prefill.0,
@@ -115,5 +123,6 @@ fn text(view: &BenchView) -> String {
         row("decode", view.decode_tokens, view.decode_micros, view.decode_per_second),
     ];
     let table = output::table(&["", "tokens", "took", "tokens per second"], &rows);
-    format!("{}  units {}  {}  {} threads\n{table}", view.file, view.units, Bytes(view.bytes), view.threads)
+    let BenchView { file, units, device, threads, .. } = view;
+    format!("{file}  units {units}  {}  {device}, {threads} threads\n{table}", Bytes(view.bytes))
 }

@@ -16,6 +16,8 @@ use crate::config::key::BadApiKey;
 use crate::config::memory::BadMemory;
 use crate::config::settings::Settings;
 use crate::config::settings::Switch;
+use crate::engine::device::DeviceName;
+use crate::engine::device::UnknownDevice;
 use crate::ids::PeerKey;
 use crate::keys::BadNetworkName;
 use crate::keys::NetworkSecret;
@@ -60,8 +62,10 @@ pub struct Config {
     pub mdns: Switch,
     /// What to serve.
     pub serve: Serve,
-    /// Memory offered to the mesh.
+    /// Memory offered to the mesh: the device's.
     pub memory: Bytes,
+    /// What computes.
+    pub device: DeviceName,
     /// Engine threads, at least 1.
     pub threads: usize,
     /// The HTTP API.
@@ -183,6 +187,15 @@ pub enum BadConfig {
     /// Half of the machine's memory is offered by default, but how much that is cannot be told.
     #[error("memory: this machine does not say how much it has: give an amount such as 4GiB")]
     UnknownMemory,
+    /// The device's memory is what is offered, but how much that is cannot be told.
+    #[error("memory: how much device {device} has is not known here: give an amount of it such as 4GiB")]
+    DeviceMemory {
+        /// The device.
+        device: DeviceName,
+    },
+    /// The device is none.
+    #[error("device: {0}")]
+    Device(#[from] UnknownDevice),
     /// The range is none.
     #[error("units: {0}")]
     Units(#[from] BadRange),
@@ -246,6 +259,7 @@ impl TryFrom<Sources> for Config {
         let parse = |setting, texts: &[String]| {
             address::parse_all(texts, kind).map_err(|fault| BadConfig::Address { setting, fault })
         };
+        let device = settings.device.as_deref().map_or(Ok(DeviceName::Cpu), str::parse)?;
         let mut join = parse("join", &settings.join)?;
         for known in invite.iter().chain(&stored) {
             join.extend(parse("invite", known.addresses())?);
@@ -258,7 +272,8 @@ impl TryFrom<Sources> for Config {
             join,
             mdns: settings.mdns.unwrap_or(Switch::On),
             serve: serve(&settings)?,
-            memory: memory(settings.memory.as_deref(), machine)?,
+            memory: memory(settings.memory.as_deref(), device, machine)?,
+            device,
             threads: at_least_one("threads", settings.threads)?.unwrap_or(machine.threads.max(1)),
             api: api(&settings)?,
             allow: settings.allow.iter().map(|text| text.parse()).collect::<Result<_, _>>()?,
@@ -340,9 +355,13 @@ fn model_source(text: &str) -> ModelSource {
     if looks_like_a_path { ModelSource::File(text.into()) } else { ModelSource::Named(text.to_owned()) }
 }
 
-fn memory(given: Option<&str>, machine: Machine) -> Result<Bytes, BadConfig> {
+fn memory(given: Option<&str>, device: DeviceName, machine: Machine) -> Result<Bytes, BadConfig> {
     let memory = match (given, machine.memory) {
+        (Some(text), _) if device != DeviceName::Cpu && text.trim_end().ends_with('%') => {
+            return Err(BadConfig::DeviceMemory { device });
+        }
         (Some(text), total) => memory::parse(text, total)?,
+        (None, _) if device != DeviceName::Cpu => return Err(BadConfig::DeviceMemory { device }),
         (None, Some(total)) => Bytes(total.0 / 2),
         (None, None) => return Err(BadConfig::UnknownMemory),
     };

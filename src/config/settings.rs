@@ -29,9 +29,13 @@ pub struct Settings {
     /// Serve nothing: a peer that only asks.
     #[arg(long)]
     pub no_serve: bool,
-    /// Memory to offer to the mesh, such as 4GiB or 25%. Half of the machine's by default.
+    /// Memory to offer to the mesh, such as 4GiB or 25%. Half of the machine's by default; with another device than the
+    /// cpu, an amount of the device's, which must be given.
     #[arg(long, value_name = "AMOUNT", env = "BRIGADE_MEMORY")]
     pub memory: Option<String>,
+    /// What computes: cpu, cuda, cuda:N or metal. All but the cpu need a build with that feature. [default: cpu]
+    #[arg(long, value_name = "DEVICE", env = "BRIGADE_DEVICE")]
+    pub device: Option<String>,
     /// Threads for the engine. One for each physical core by default.
     #[arg(long, value_name = "N", env = "BRIGADE_THREADS")]
     pub threads: Option<usize>,
@@ -171,6 +175,7 @@ impl Settings {
             units_per_peer: self.units_per_peer.or(size_below.units_per_peer),
             no_serve: self.no_serve || (below.no_serve && !serving),
             memory: self.memory.or(below.memory),
+            device: self.device.or(below.device),
             threads: self.threads.or(below.threads),
             network: self.network.or(below.network),
             invite: self.invite.or(below.invite),

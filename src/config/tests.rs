@@ -28,6 +28,7 @@ fn without_settings_a_peer_is_on_this_lan_with_half_the_memory() {
 
     assert_eq!(config.network, Network { name: "local".to_owned(), secret: None });
     assert_eq!((config.memory, config.threads), (Bytes(4 << 30), 4));
+    assert_eq!(config.device, DeviceName::Cpu);
     assert_eq!(config.api.address.to_string(), API_ADDRESS);
     assert_eq!(config.serve, Serve::Catalogue(HoldPolicy::Automatic { max_units: None }));
     assert_eq!(config.trust, Trust::Known);
@@ -90,6 +91,7 @@ fn each_ill_formed_setting_is_named() {
         ("memory = \"much\"", "memory"),
         ("memory = \"0\"", "memory"),
         ("threads = 0", "threads"),
+        ("device = \"gpu\"", "device"),
         ("units-per-peer = 0", "units-per-peer"),
         ("network = \"a/b\"", "network"),
         ("invite = \"hello\"", "invite"),
@@ -103,6 +105,15 @@ fn each_ill_formed_setting_is_named() {
     ] {
         assert!(refusal(toml).starts_with(name), "{toml}: {}", refusal(toml));
     }
+}
+
+#[test]
+fn memory_of_a_device_is_an_amount_and_not_the_machines() {
+    for toml in ["device = \"cuda:1\"", "device = \"cuda:1\"\nmemory = \"50%\""] {
+        assert!(matches!(config(toml), Err(BadConfig::DeviceMemory { device: DeviceName::Cuda(1) })), "{toml}");
+    }
+    let config = config("device = \"metal\"\nmemory = \"20GiB\"").unwrap();
+    assert_eq!((config.device, config.memory), (DeviceName::Metal, Bytes(20 << 30)));
 }
 
 #[test]

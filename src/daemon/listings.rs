@@ -198,7 +198,7 @@ fn this_peer(daemon: &Daemon) -> PeerView {
         cores: u16::try_from(daemon.config.threads).ok(),
         memory_bytes: Some(daemon.node.memory().0),
         cpu_features: features(crate::os::cpu_features()),
-        arithmetic: Some(crate::engine::canonical::CLASS.to_owned()),
+        arithmetic: Some(daemon.config.device.arithmetic().to_owned()),
         holdings: daemon.node.holdings().iter().map(holding).collect(),
         sessions: u16::try_from(daemon.node.sessions()).ok(),
         draining: daemon.node.departure() == crate::node::Departure::Draining,

@@ -57,7 +57,9 @@ use crate::daemon::library::Library;
 use crate::daemon::log::LogWriter;
 use crate::daemon::publisher::Publisher;
 use crate::daemon::streams::Streams;
-use crate::engine::canonical::CLASS;
+use crate::engine;
+use crate::engine::device::DeviceError;
+use crate::engine::device::DeviceName;
 use crate::engine::thread;
 use crate::ids::ModelId;
 use crate::ids::NetworkId;
@@ -140,6 +142,9 @@ pub enum StartError {
         /// Bytes offered.
         offered: Bytes,
     },
+    /// The device.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
     /// The system gives no threads.
     #[error("threads: {0}")]
     Threads(#[from] io::Error),
@@ -173,6 +178,7 @@ impl Running {
 /// # Errors
 /// [`StartError`], and nothing runs.
 pub async fn start(config: &Config, data: DataDir) -> Result<Running, StartError> {
+    let device = engine::device::Device::open(config.device)?;
     let identity = data.identity()?;
     let boot = data.next_boot()?;
     let network = NetworkId::of(&config.network.name, config.network.secret.as_ref());
@@ -182,7 +188,7 @@ pub async fn start(config: &Config, data: DataDir) -> Result<Running, StartError
     let (mesh, mesh_events) = mesh::start(mesh_config(config, &identity, network, &library)).await?;
     let clock = Clock::start();
     let threads = NonZeroUsize::new(config.threads).unwrap_or(NonZeroUsize::MIN);
-    let (engine, engine_events) = thread::start(threads, ENGINE_CAPACITY, Arc::new(move || clock.now()))?;
+    let (engine, engine_events) = thread::start(device, threads, ENGINE_CAPACITY, Arc::new(move || clock.now()))?;
     let (inputs, input_queue) = mpsc::channel(INPUT_CAPACITY);
     let (done, done_queue) = mpsc::channel(DONE_CAPACITY);
     let (commands, command_queue) = mpsc::channel(COMMAND_CAPACITY);
@@ -315,9 +321,9 @@ fn node_config(config: &Config, identity: Identity, network: NetworkId, boot: u6
         machine: Machine {
             cores: u16::try_from(config.threads).unwrap_or(u16::MAX),
             cpu_features: os::cpu_features(),
-            devices: vec![Device { kind: DeviceKind::Cpu, memory: os::total_memory() }],
+            devices: devices(config),
             formats: WeightFormat::ALL.to_vec(),
-            arithmetic: CLASS.to_owned(),
+            arithmetic: config.device.arithmetic().to_owned(),
         },
         allowed: config.allow.iter().copied().collect(),
         serves: Serves::Anyone,
@@ -326,6 +332,18 @@ fn node_config(config: &Config, identity: Identity, network: NetworkId, boot: u6
         placement: crate::placement::PlacementConfig::default(),
         scheduler: crate::scheduler::SchedulerConfig::default(),
     }
+}
+
+/// The processor and what computes beside it, of whose memory no more is known than what is offered.
+fn devices(config: &Config) -> Vec<Device> {
+    let mut devices = vec![Device { kind: DeviceKind::Cpu, memory: os::total_memory() }];
+    let beside = match config.device {
+        DeviceName::Cpu => None,
+        DeviceName::Cuda(_) => Some(DeviceKind::Cuda),
+        DeviceName::Metal => Some(DeviceKind::Metal),
+    };
+    devices.extend(beside.map(|kind| Device { kind, memory: config.memory }));
+    devices
 }
 
 /// Where the peer listens, once the system has said so, each address with the identity that others need to dial it.

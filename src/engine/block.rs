@@ -3,6 +3,8 @@
 //! Norms and products take all rows together, so that weights are read once for all; rotation and attention take each row with
 //! its own position and cache. What a row gets depends on its session alone.
 
+use std::sync::Arc;
+
 use crate::engine::canonical::attention;
 use crate::engine::canonical::attention::attend;
 use crate::engine::canonical::cache::Rows;
@@ -36,18 +38,34 @@ impl Norm {
     }
 }
 
-/// The weights of a block of the Llama family.
+/// The weights of a block of the Llama family, as a kind of stage keeps them.
 #[derive(Debug)]
-pub(super) struct Block {
-    pub(super) attention_norm: Norm,
-    pub(super) query: Matrix,
-    pub(super) key: Matrix,
-    pub(super) value: Matrix,
-    pub(super) output: Matrix,
-    pub(super) feed_norm: Norm,
-    pub(super) gate: Matrix,
-    pub(super) up: Matrix,
-    pub(super) down: Matrix,
+pub(super) struct Block<M = Matrix, N = Norm> {
+    pub(super) attention_norm: N,
+    pub(super) query: M,
+    pub(super) key: M,
+    pub(super) value: M,
+    pub(super) output: M,
+    pub(super) feed_norm: N,
+    pub(super) gate: M,
+    pub(super) up: M,
+    pub(super) down: M,
+}
+
+/// What a stage computes with beside the embedding, as a kind of stage keeps it.
+#[derive(Debug)]
+pub(super) struct Layers<M = Matrix, N = Norm> {
+    /// The blocks of the range, ascending.
+    pub(super) blocks: Vec<Block<M, N>>,
+    /// If the range ends the model.
+    pub(super) head: Option<Head<M, N>>,
+}
+
+/// The norm and the matrix that make logits.
+#[derive(Debug)]
+pub(super) struct Head<M = Matrix, N = Norm> {
+    pub(super) norm: N,
+    pub(super) output: Arc<M>,
 }
 
 impl Block {

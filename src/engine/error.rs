@@ -64,6 +64,14 @@ pub enum LoadError {
         /// GGUF's name.
         name: String,
     },
+    /// The device failed; most often it has no room left.
+    #[error("tensor {name} cannot be brought to the device: {message}")]
+    Device {
+        /// GGUF's name.
+        name: String,
+        /// What its driver said.
+        message: String,
+    },
     /// A defect of this program.
     #[error("loading failed unexpectedly: {message}")]
     Panicked {
@@ -175,12 +183,24 @@ pub enum StepError {
     /// The thread that computes cannot be made to round to nearest and keep denormals.
     #[error("the processor does not round as the engine needs it to")]
     Rounding,
+    /// The device failed; most often it has no room left.
+    #[error("the device failed: {message}")]
+    Device {
+        /// What its driver said.
+        message: String,
+    },
     /// A defect of this program.
     #[error("the step failed unexpectedly: {message}")]
     Panicked {
         /// What the panic said.
         message: String,
     },
+}
+
+impl From<candle_core::Error> for StepError {
+    fn from(error: candle_core::Error) -> Self {
+        Self::Device { message: error.to_string() }
+    }
 }
 
 /// Who pays for a failed step.
@@ -211,6 +231,7 @@ impl StepError {
             | Self::NoHidden
             | Self::OtherUnits { .. }
             | Self::Rounding
+            | Self::Device { .. }
             | Self::Panicked { .. } => StepFault::Local,
         }
     }

@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use crate::amounts::Bytes;
 use crate::engine::block::Block;
+use crate::engine::block::Head;
+use crate::engine::block::Layers;
 use crate::engine::block::Norm;
 use crate::engine::error::LoadError;
 use crate::engine::matrix::Matrix;
@@ -13,9 +15,42 @@ use crate::engine::source::TensorSource;
 use crate::shape::ModelShape;
 use crate::shape::RopeScaling;
 use crate::shape::WeightFormat;
+use crate::units::UnitRange;
 
 /// The divisors of rotary frequencies, where a model brings them.
 const ROPE_DIVISORS: &str = "rope_freqs.weight";
+
+/// Where weights go and in what form, which decides how they are computed with.
+pub(super) trait Place {
+    /// A matrix there.
+    type Matrix;
+    /// A norm there.
+    type Norm;
+
+    /// Brings the matrix of that name, which maps `columns` elements to `rows`.
+    fn matrix(&self, loader: &mut Loader<'_>, name: String, columns: u32, rows: u32)
+    -> Result<Self::Matrix, LoadError>;
+
+    /// Brings the norm of that name, over the model's width.
+    fn norm(&self, loader: &mut Loader<'_>, name: String) -> Result<Self::Norm, LoadError>;
+}
+
+/// The processor's memory, repacked for canonical arithmetic.
+#[derive(Debug)]
+pub(super) struct Memory;
+
+impl Place for Memory {
+    type Matrix = Matrix;
+    type Norm = Norm;
+
+    fn matrix(&self, loader: &mut Loader<'_>, name: String, columns: u32, rows: u32) -> Result<Matrix, LoadError> {
+        loader.matrix(name, columns, rows)
+    }
+
+    fn norm(&self, loader: &mut Loader<'_>, name: String) -> Result<Norm, LoadError> {
+        Ok(Norm { weight: loader.vector(name, loader.shape.width)?, epsilon: loader.shape.norm_eps })
+    }
+}
 
 /// Reads tensors of one model and counts their bytes.
 pub(super) struct Loader<'a> {
@@ -44,36 +79,56 @@ impl<'a> Loader<'a> {
         self.loaded
     }
 
-    /// The token embedding, or the output head that it is tied to.
-    pub(super) fn embedding(&mut self) -> Result<Arc<Matrix>, LoadError> {
-        self.matrix("token_embd.weight".to_owned(), self.shape.width, self.shape.vocab).map(Arc::new)
+    /// The token embedding.
+    pub(super) fn embedding<P: Place>(&mut self, place: &P) -> Result<Arc<P::Matrix>, LoadError> {
+        place.matrix(self, "token_embd.weight".to_owned(), self.shape.width, self.shape.vocab).map(Arc::new)
     }
 
-    /// The output head of an untied model.
-    pub(super) fn head(&mut self) -> Result<Arc<Matrix>, LoadError> {
-        self.matrix("output.weight".to_owned(), self.shape.width, self.shape.vocab).map(Arc::new)
+    /// Blocks and head of a range.
+    ///
+    /// - `embedding`: that, if it is in this place already
+    pub(super) fn layers<P: Place>(
+        &mut self,
+        place: &P,
+        range: UnitRange,
+        embedding: Option<&Arc<P::Matrix>>,
+    ) -> Result<Layers<P::Matrix, P::Norm>, LoadError> {
+        let blocks = range.start().max(1)..range.end().min(self.shape.head_unit());
+        let blocks = blocks.map(|unit| self.block(place, unit - 1)).collect::<Result<_, _>>()?;
+        let head = range.contains(self.shape.head_unit()).then(|| self.head(place, embedding)).transpose()?;
+        Ok(Layers { blocks, head })
     }
 
-    /// The norm before the output head.
-    pub(super) fn head_norm(&mut self) -> Result<Norm, LoadError> {
-        self.norm("output_norm.weight".to_owned())
+    /// The output head, whose matrix is the embedding in a tied model.
+    fn head<P: Place>(
+        &mut self,
+        place: &P,
+        embedding: Option<&Arc<P::Matrix>>,
+    ) -> Result<Head<P::Matrix, P::Norm>, LoadError> {
+        let norm = place.norm(self, "output_norm.weight".to_owned())?;
+        let output = match embedding {
+            Some(embedding) if self.shape.tied => Arc::clone(embedding),
+            None if self.shape.tied => self.embedding(place)?,
+            _ => Arc::new(place.matrix(self, "output.weight".to_owned(), self.shape.width, self.shape.vocab)?),
+        };
+        Ok(Head { norm, output })
     }
 
     /// Transformer block `index`, from 0.
-    pub(super) fn block(&mut self, index: u16) -> Result<Block, LoadError> {
+    fn block<P: Place>(&mut self, place: &P, index: u16) -> Result<Block<P::Matrix, P::Norm>, LoadError> {
         let ModelShape { width, feed_forward, .. } = self.shape;
         let (query, kv) = (self.shape.heads * self.shape.head_dim, self.shape.kv_width());
         let name = |part: &str| format!("blk.{index}.{part}.weight");
         Ok(Block {
-            attention_norm: self.norm(name("attn_norm"))?,
-            query: self.matrix(name("attn_q"), width, query)?,
-            key: self.matrix(name("attn_k"), width, kv)?,
-            value: self.matrix(name("attn_v"), width, kv)?,
-            output: self.matrix(name("attn_output"), query, width)?,
-            feed_norm: self.norm(name("ffn_norm"))?,
-            gate: self.matrix(name("ffn_gate"), width, feed_forward)?,
-            up: self.matrix(name("ffn_up"), width, feed_forward)?,
-            down: self.matrix(name("ffn_down"), feed_forward, width)?,
+            attention_norm: place.norm(self, name("attn_norm"))?,
+            query: place.matrix(self, name("attn_q"), width, query)?,
+            key: place.matrix(self, name("attn_k"), width, kv)?,
+            value: place.matrix(self, name("attn_v"), width, kv)?,
+            output: place.matrix(self, name("attn_output"), query, width)?,
+            feed_norm: place.norm(self, name("ffn_norm"))?,
+            gate: place.matrix(self, name("ffn_gate"), width, feed_forward)?,
+            up: place.matrix(self, name("ffn_up"), width, feed_forward)?,
+            down: place.matrix(self, name("ffn_down"), feed_forward, width)?,
         })
     }
 
@@ -89,11 +144,8 @@ impl<'a> Loader<'a> {
         Ok(Some(divisors))
     }
 
-    fn norm(&mut self, name: String) -> Result<Norm, LoadError> {
-        Ok(Norm { weight: self.vector(name, self.shape.width)?, epsilon: self.shape.norm_eps })
-    }
-
-    fn vector(&mut self, name: String, length: u32) -> Result<Vec<f32>, LoadError> {
+    /// A vector of finite values.
+    pub(super) fn vector(&mut self, name: String, length: u32) -> Result<Vec<f32>, LoadError> {
         let data = self.data(&name, &[u64::from(length)])?;
         let mut values = vec![0.0; length as usize];
         Matrix::new(self.pool, data.format, [1, length as usize], data.bytes, &|_| ()).row(0, &mut values);
@@ -103,6 +155,7 @@ impl<'a> Loader<'a> {
         Ok(values)
     }
 
+    /// A matrix for canonical products.
     fn matrix(&mut self, name: String, columns: u32, rows: u32) -> Result<Matrix, LoadError> {
         let data = self.data(&name, &[u64::from(columns), u64::from(rows)])?;
         let size = [rows as usize, columns as usize];
@@ -113,8 +166,13 @@ impl<'a> Loader<'a> {
         Ok(matrix)
     }
 
+    /// Says that a tensor will not be looked at soon.
+    pub(super) fn release(&self, name: &str, data: &TensorData<'_>) {
+        self.source.release(name, 0..data.bytes.len());
+    }
+
     /// The tensor of that name with its dimensions and length checked.
-    fn data(&mut self, name: &str, expected: &[u64]) -> Result<TensorData<'a>, LoadError> {
+    pub(super) fn data(&mut self, name: &str, expected: &[u64]) -> Result<TensorData<'a>, LoadError> {
         let name = || name.to_owned();
         let data = self.source.tensor(&name()).ok_or_else(|| LoadError::Missing { name: name() })?;
         if data.dimensions != expected {

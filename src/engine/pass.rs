@@ -3,16 +3,17 @@
 use std::mem;
 
 use crate::amounts::Position;
+use crate::engine::block::Layers;
 use crate::engine::block::multiply;
 use crate::engine::error::StepError;
 use crate::engine::float_control;
 use crate::engine::matrix::Matrix;
 use crate::engine::payload::append_payload;
 use crate::engine::stage::BatchStep;
-use crate::engine::stage::Head;
 use crate::engine::stage::StageInput;
 use crate::engine::stage::StageModel;
 use crate::engine::stage::WantLogits;
+use crate::engine::stage::Weights;
 use crate::engine::workspace::Came;
 use crate::engine::workspace::Heads;
 use crate::engine::workspace::Outcomes;
@@ -32,7 +33,8 @@ impl StageModel {
     /// A step comes to hidden states `[positions, width]`, or, where the range ends the model, to the logits of its last
     /// position if wanted. One that fails leaves its session's length unchanged, so that it may be repeated, and does not
     /// touch the others. Once the workspace has seen a pass as large, nothing is allocated, but for pages of keys and
-    /// values and the scores that go with them where [`Self::make_room`] has not done so.
+    /// values and the scores that go with them where [`Self::make_room`] has not done so. (On another device than the processor, bits
+    /// may differ and much is allocated.)
     pub fn forward_batch<'w>(&self, steps: &mut [BatchStep<'_>], workspace: &'w mut Workspace) -> Outcomes<'w> {
         workspace.begin(&self.shape);
         let Some(range) = steps.first().map(|step| step.session.range()) else { return Outcomes(workspace) };
@@ -42,8 +44,10 @@ impl StageModel {
             workspace.outcomes.push(entered.map(|()| Came::Nothing));
         }
         if !workspace.layout.segments.is_empty() {
-            self.compute(range, steps, workspace);
-            self.leave(range, steps, workspace);
+            match self.compute(range, steps, workspace) {
+                Ok(()) => self.leave(range, steps, workspace),
+                Err(error) => fail(workspace, |_| true, &error),
+            }
         }
         Outcomes(workspace)
     }
@@ -107,33 +111,43 @@ impl StageModel {
     }
 
     /// Takes all rows through the blocks of the range.
-    fn compute(&self, range: UnitRange, steps: &mut [BatchStep<'_>], workspace: &mut Workspace) {
-        let width = self.shape.width as usize;
+    fn compute(
+        &self,
+        range: UnitRange,
+        steps: &mut [BatchStep<'_>],
+        workspace: &mut Workspace,
+    ) -> Result<(), StepError> {
         let Workspace { pool, set, layout, buffers, .. } = workspace;
         layout.complete();
-        buffers.fit(layout.rows(), &self.shape);
         let mut pass = Pass { pool, set: *set, layout, buffers, steps, heads: self.heads() };
-        let first_unit = range.start().max(1);
-        let offset = usize::from(first_unit - self.range.start().max(1));
-        for (index, unit) in (0..usize::from(self.shape.blocks_in(range))).zip(first_unit..) {
-            round(&mut pass, unit, width);
-            self.blocks[offset + index].forward(&mut pass, index);
+        let units = range.start().max(1)..range.end().min(self.shape.head_unit());
+        let first = usize::from(units.start - self.range.start().max(1));
+        match &self.weights {
+            Weights::Canonical(layers) => {
+                pass.buffers.fit(pass.layout.rows(), &self.shape);
+                for (index, unit) in units.enumerate() {
+                    pass.round(unit);
+                    layers.blocks[first + index].forward(&mut pass, index);
+                }
+            }
+            Weights::Accelerated(layers) => layers.forward(&mut pass, units, first)?,
         }
         if range.contains(self.shape.head_unit()) {
-            round(&mut pass, self.shape.head_unit(), width);
+            pass.round(self.shape.head_unit());
         }
+        Ok(())
     }
 
     /// Says what each step came to, and lengthens the sessions of those that succeeded.
     fn leave(&self, range: UnitRange, steps: &mut [BatchStep<'_>], workspace: &mut Workspace) {
-        let head = self.head.as_ref().filter(|_| range.contains(self.shape.head_unit()));
+        let ends_model = range.contains(self.shape.head_unit());
         let (width, mut wanting) = (self.shape.width as usize, 0);
         let Workspace { layout, buffers, outcomes, .. } = workspace;
         for segment in &layout.segments {
             let finite = all_finite(&buffers.hidden[segment.elements(width)]);
             outcomes[segment.step] = match steps[segment.step].want {
                 _ if !finite => Err(StepError::NonFinite),
-                _ if head.is_none() => Ok(Came::Hidden(segment.rows())),
+                _ if !ends_model => Ok(Came::Hidden(segment.rows())),
                 WantLogits::None => Ok(Came::Nothing),
                 WantLogits::LastRow => {
                     // The rows that want logits move to the front; a later segment's last row is never before them.
@@ -143,8 +157,10 @@ impl StageModel {
                 }
             };
         }
-        if let Some(head) = head {
-            self.decide(head, wanting, workspace);
+        if wanting > 0
+            && let Err(error) = self.decide(wanting, workspace)
+        {
+            fail(workspace, |came| matches!(came, Came::Logits(_)), &error);
         }
         for segment in &workspace.layout.segments {
             if workspace.outcomes[segment.step].is_ok() {
@@ -155,18 +171,24 @@ impl StageModel {
     }
 
     /// Computes the logits of the first `wanting` rows.
-    fn decide(&self, head: &Head, wanting: usize, workspace: &mut Workspace) {
+    fn decide(&self, wanting: usize, workspace: &mut Workspace) -> Result<(), StepError> {
         let (width, vocab) = (self.shape.width as usize, self.shape.vocab as usize);
         let Workspace { pool, set, layout, buffers, outcomes, .. } = workspace;
-        buffers.logits.resize(wanting * vocab, 0.0);
-        if wanting == 0 {
-            return;
+        let hidden = &buffers.hidden[..wanting * width];
+        match &self.weights {
+            Weights::Canonical(Layers { head: Some(head), .. }) => {
+                let mut normed = mem::take(&mut buffers.normed);
+                normed.truncate(wanting * width);
+                head.norm.apply(pool, *set, hidden, &mut normed);
+                buffers.logits.resize(wanting * vocab, 0.0);
+                multiply(pool, *set, &mut buffers.rounded, &normed, [(&head.output, &mut buffers.logits)]);
+                buffers.normed = normed;
+            }
+            Weights::Accelerated(layers) => buffers.logits = layers.logits(hidden, wanting)?,
+            Weights::Canonical(Layers { head: None, .. }) => {
+                unreachable!("a session's range is within the stage's, which so ends the model too")
+            }
         }
-        let mut normed = mem::take(&mut buffers.normed);
-        normed.truncate(wanting * width);
-        head.norm.apply(pool, *set, &buffers.hidden[..wanting * width], &mut normed);
-        multiply(pool, *set, &mut buffers.rounded, &normed, [(&head.output, &mut buffers.logits)]);
-        buffers.normed = normed;
         for segment in &layout.segments {
             let outcome = &mut outcomes[segment.step];
             if let Ok(Came::Logits(row)) = outcome
@@ -175,6 +197,7 @@ impl StageModel {
                 *outcome = Err(StepError::NonFinite);
             }
         }
+        Ok(())
     }
 
     fn heads(&self) -> Heads {
@@ -183,11 +206,13 @@ impl StageModel {
     }
 }
 
-/// Rounds what enters `unit` in the sessions that say so.
-fn round(pass: &mut Pass<'_, '_>, unit: u16, width: usize) {
-    for segment in &pass.layout.segments {
-        let hidden = &mut pass.buffers.hidden[segment.elements(width)];
-        pass.steps[segment.step].session.round(unit, hidden);
+/// Fails the steps that came to something like that.
+fn fail(workspace: &mut Workspace, like: impl Fn(&Came) -> bool, error: &StepError) {
+    for segment in &workspace.layout.segments {
+        let outcome = &mut workspace.outcomes[segment.step];
+        if outcome.as_ref().is_ok_and(&like) {
+            *outcome = Err(error.clone());
+        }
     }
 }
 

@@ -4,15 +4,18 @@ use std::sync::Arc;
 
 use crate::amounts::Bytes;
 use crate::amounts::Position;
-use crate::engine::block::Block;
-use crate::engine::block::Norm;
+use crate::engine::accelerated::cache::DeviceCache;
+use crate::engine::accelerated::stage::DeviceLayers;
+use crate::engine::block::Layers;
 use crate::engine::canonical::cache::BlockCache;
 use crate::engine::canonical::cache::Cache;
 use crate::engine::canonical::rope::Rotation;
+use crate::engine::device::Device;
 use crate::engine::error::LoadError;
 use crate::engine::error::OpenError;
 use crate::engine::error::StepError;
 use crate::engine::load::Loader;
+use crate::engine::load::Memory;
 use crate::engine::matrix::Matrix;
 use crate::engine::payload::round_as_sent;
 use crate::engine::pool::Pool;
@@ -28,27 +31,27 @@ use crate::units::UnitRange;
 ///
 /// What a unit computes for a position depends on its weights and on the earlier positions of the session alone: not on the
 /// range it was loaded with, on how positions were cut into steps, on the number of threads, or on other sessions. So
-/// a split model equals the unsplit one bit for bit.
+/// a split model equals the unsplit one bit for bit. On another device than the processor the same holds up to rounding.
 #[derive(Debug)]
 pub struct StageModel {
     pub(super) shape: ModelShape,
     pub(super) range: UnitRange,
     bytes: Bytes,
     pub(super) rotation: Rotation,
+    /// The processor looks its rows up, whatever computes with them.
     pub(super) embedding: Option<Arc<Matrix>>,
-    /// The blocks of the range, ascending.
-    pub(super) blocks: Vec<Block>,
-    pub(super) head: Option<Head>,
+    pub(super) weights: Weights,
 }
 
+/// Blocks and head, where they are computed with.
 #[derive(Debug)]
-pub(super) struct Head {
-    pub(super) norm: Norm,
-    pub(super) output: Arc<Matrix>,
+pub(super) enum Weights {
+    Canonical(Layers),
+    Accelerated(DeviceLayers),
 }
 
 impl StageModel {
-    /// As [`Self::load_with`], on the caller's thread alone.
+    /// As [`Self::load_on`], for the processor and on the caller's thread alone.
     ///
     /// # Errors
     /// As there.
@@ -58,17 +61,19 @@ impl StageModel {
         source: &dyn TensorSource,
         progress: &mut dyn FnMut(Bytes),
     ) -> Result<Self, LoadError> {
-        Self::load_with(&Pool::alone(), shape, range, source, progress)
+        Self::load_on(&Device::CPU, &Pool::alone(), shape, range, source, progress)
     }
 
     /// Copies the tensors of `range`, and no others, out of `source`.
     ///
-    /// - `pool`: the threads that repack them; how many changes nothing but the time
+    /// - `device`: what will compute with them; the token embedding stays with the processor
+    /// - `pool`: the threads that repack what stays with the processor; how many changes nothing but the time
     /// - `progress`: called after each tensor with the bytes read so far
     ///
     /// # Errors
-    /// [`LoadError`] with the first tensor that is missing or not as the shape says.
-    pub fn load_with(
+    /// [`LoadError`] with the first tensor that is missing or not as the shape says, or for which the device has no room.
+    pub fn load_on(
+        device: &Device,
         pool: &Pool,
         shape: ModelShape,
         range: UnitRange,
@@ -79,13 +84,14 @@ impl StageModel {
         if range.end() > shape.units() {
             return Err(LoadError::OutsideModel { range, units: shape.units() });
         }
-        let embedding = range.contains(0).then(|| loader.embedding()).transpose()?;
-        let blocks = range.iter().filter(|unit| (1..=shape.blocks).contains(unit));
-        let blocks = blocks.map(|unit| loader.block(unit - 1)).collect::<Result<Vec<_>, _>>()?;
-        let divisors = if blocks.is_empty() { None } else { loader.rope_divisors()? };
-        let head = range.contains(shape.head_unit()).then(|| load_head(&mut loader, embedding.as_ref())).transpose()?;
+        let embedding = range.contains(0).then(|| loader.embedding(&Memory)).transpose()?;
+        let weights = match device.accelerator() {
+            None => Weights::Canonical(loader.layers(&Memory, range, embedding.as_ref())?),
+            Some(device) => Weights::Accelerated(DeviceLayers::load(device, &mut loader, range)?),
+        };
+        let divisors = if shape.blocks_in(range) == 0 { None } else { loader.rope_divisors()? };
         let rotation = Rotation::new(&shape.rope, divisors.as_deref());
-        Ok(Self { shape, range, bytes: loader.loaded(), rotation, embedding, blocks, head })
+        Ok(Self { shape, range, bytes: loader.loaded(), rotation, embedding, weights })
     }
 
     /// The units loaded.
@@ -98,7 +104,7 @@ impl StageModel {
         &self.shape
     }
 
-    /// Bytes of the weights held.
+    /// Bytes of the weights held. On a device a tied embedding counts twice, for it is there and with the processor.
     pub fn bytes(&self) -> Bytes {
         self.bytes
     }
@@ -124,19 +130,32 @@ impl StageModel {
         if capacity == Position::ZERO || capacity > context {
             return Err(OpenError::BadCapacity { got: capacity, context });
         }
-        let (heads, dim) = (self.shape.kv_heads as usize, self.shape.head_dim as usize);
-        let cache = Cache::new(usize::from(self.shape.blocks_in(range)), heads, dim, capacity.0 as usize);
         let inside = rounding.iter().filter(|(boundary, _)| range.start() < *boundary && *boundary < range.end());
-        Ok(SessionState { range, capacity, length: Position::ZERO, cache, rounding: inside.copied().collect() })
+        let (caches, rounding) = (self.caches(range, capacity.0 as usize), inside.copied().collect());
+        Ok(SessionState { range, capacity, length: Position::ZERO, caches, rounding })
     }
 
     /// Allocates what a session's next position needs, so that its step does not: a page of keys and values now and then, and
-    /// room for scores.
+    /// room for scores. On another device than the processor steps do that themselves.
     pub fn make_room(&self, session: &mut SessionState, workspace: &mut Workspace) {
         let next = session.length.plus(Position(1)).min(session.capacity).0 as usize;
-        session.cache.reserve(next);
+        let Caches::Canonical(cache) = &mut session.caches else { return };
+        cache.reserve(next);
         let ModelShape { heads, kv_heads, head_dim, .. } = self.shape;
         workspace.buffers.reserve_scores((heads / kv_heads) as usize, head_dim as usize, next);
+    }
+
+    /// Empty caches for the blocks of `range`.
+    fn caches(&self, range: UnitRange, capacity: usize) -> Caches {
+        let (heads, dim) = (self.shape.kv_heads as usize, self.shape.head_dim as usize);
+        let blocks = 0..self.shape.blocks_in(range);
+        match &self.weights {
+            Weights::Canonical(_) => Caches::Canonical(Cache::new(blocks.len(), heads, dim, capacity)),
+            Weights::Accelerated(layers) => {
+                let new = |_| DeviceCache::new(layers.device(), heads, dim, capacity);
+                Caches::Accelerated(blocks.map(new).collect())
+            }
+        }
     }
 
     /// Feeds one session's step alone, on the caller's thread: [`Self::forward_batch`] for tests and small tools.
@@ -154,16 +173,6 @@ impl StageModel {
         let mut steps = [BatchStep { session, input, first, want }];
         self.forward_batch(&mut steps, &mut workspace).of(0).map(StageView::to_output)
     }
-}
-
-fn load_head(loader: &mut Loader<'_>, embedding: Option<&Arc<Matrix>>) -> Result<Head, LoadError> {
-    let norm = loader.head_norm()?;
-    let output = match embedding {
-        Some(embedding) if loader.shape.tied => Arc::clone(embedding),
-        None if loader.shape.tied => loader.embedding()?,
-        _ => loader.head()?,
-    };
-    Ok(Head { norm, output })
 }
 
 /// What goes into a stage.
@@ -216,10 +225,16 @@ pub struct SessionState {
     range: UnitRange,
     capacity: Position,
     length: Position,
-    /// Of the blocks of the range, ascending.
-    cache: Cache,
+    caches: Caches,
     /// Boundaries inside the range at which hidden states are rounded.
     rounding: Vec<(u16, WireDtype)>,
+}
+
+/// Keys and values of each block of the range, ascending.
+#[derive(Debug)]
+enum Caches {
+    Canonical(Cache),
+    Accelerated(Vec<DeviceCache>),
 }
 
 impl SessionState {
@@ -240,23 +255,60 @@ impl SessionState {
 
     /// Bytes of keys and values allocated; at most `ModelShape::kv_bytes` of the capacity.
     pub fn bytes(&self) -> Bytes {
-        self.cache.bytes()
+        match &self.caches {
+            Caches::Canonical(cache) => cache.bytes(),
+            Caches::Accelerated(caches) => caches.iter().map(DeviceCache::bytes).sum(),
+        }
     }
 
     /// The hash (blake3) of the keys and values of each block, ascending: those of a session that was rebuilt from its tokens
-    /// equal those of the lost one.
-    pub fn cache_hashes(&self) -> Vec<[u8; 32]> {
-        (0..self.cache.blocks()).map(|block| self.cached(block).hash(self.length.0 as usize)).collect()
+    /// equal those of the lost one. `None` where arithmetic is not canonical, for which this does not hold.
+    pub fn cache_hashes(&self) -> Option<Vec<[u8; 32]>> {
+        match &self.caches {
+            Caches::Canonical(cache) => {
+                let hash = |block| cache.block(block).hash(self.length.0 as usize);
+                Some((0..cache.blocks()).map(hash).collect())
+            }
+            Caches::Accelerated(_) => None,
+        }
     }
 
     /// The keys and values.
+    ///
+    /// # Panics
+    /// If the session was opened on a stage that is not canonical.
     pub(super) fn cache(&mut self) -> &mut Cache {
-        &mut self.cache
+        match &mut self.caches {
+            Caches::Canonical(cache) => cache,
+            Caches::Accelerated(_) => unreachable!("a session is stepped by the stage that opened it"),
+        }
     }
 
-    /// The keys and values of block `index` of the range.
+    /// The keys and values of block `index` of the range, to look at.
     pub(super) fn cached(&self, index: usize) -> BlockCache<'_> {
-        self.cache.block(index)
+        match &self.caches {
+            Caches::Canonical(cache) => cache.block(index),
+            Caches::Accelerated(_) => unreachable!("a session is stepped by the stage that opened it"),
+        }
+    }
+
+    /// The keys and values of block `index` of the range, on a device.
+    ///
+    /// # Panics
+    /// If the session was opened on a canonical stage.
+    pub(super) fn device_cache(&mut self, index: usize) -> &mut DeviceCache {
+        match &mut self.caches {
+            Caches::Accelerated(caches) => &mut caches[index],
+            Caches::Canonical(_) => unreachable!("a session is stepped by the stage that opened it"),
+        }
+    }
+
+    /// As [`Self::device_cache`], to look at.
+    pub(super) fn device_cached(&self, index: usize) -> &DeviceCache {
+        match &self.caches {
+            Caches::Accelerated(caches) => &caches[index],
+            Caches::Canonical(_) => unreachable!("a session is stepped by the stage that opened it"),
+        }
     }
 
     /// The positions up to `length` are in the caches.
@@ -274,6 +326,11 @@ impl SessionState {
             return Err(StepError::Full { capacity: self.capacity, wanted });
         }
         Ok(wanted)
+    }
+
+    /// Whether [`Self::round`] changes anything at `unit`.
+    pub(super) fn rounds(&self, unit: u16) -> bool {
+        self.rounding.iter().any(|(boundary, dtype)| *boundary == unit && *dtype != WireDtype::F32)
     }
 
     /// Rounds what enters `unit` if the session says so.

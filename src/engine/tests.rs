@@ -42,7 +42,7 @@ use crate::shape::WeightFormat;
 use crate::shape::WireDtype;
 use crate::units::UnitRange;
 
-const PROMPT: [u32; 11] = [3, 17, 90, 4, 4, 61, 8, 25, 99, 0, 42];
+pub(super) const PROMPT: [u32; 11] = [3, 17, 90, 4, 4, 61, 8, 25, 99, 0, 42];
 
 /// How far logits may be from candle's, relative to the largest: keys and values are halves here, with steps of 2⁻¹¹, and f32 there.
 /// [`exact`], which has halves too, is the sharp comparison.
@@ -402,7 +402,7 @@ pub(super) fn small() -> ModelShape {
 }
 
 /// Two blocks whose widths every format can store.
-fn wide() -> ModelShape {
+pub(super) fn wide() -> ModelShape {
     ModelShape {
         blocks: 2,
         width: 256,
@@ -417,11 +417,11 @@ fn wide() -> ModelShape {
 }
 
 /// The widths of stories260K.
-fn odd() -> ModelShape {
+pub(super) fn odd() -> ModelShape {
     ModelShape { blocks: 3, width: 64, heads: 8, kv_heads: 4, head_dim: 8, feed_forward: 172, ..small() }
 }
 
-fn range(start: u16, end: u16) -> UnitRange {
+pub(super) fn range(start: u16, end: u16) -> UnitRange {
     UnitRange::new(start, end).unwrap()
 }
 
@@ -511,7 +511,7 @@ fn bits(values: &[f32]) -> Vec<u32> {
 }
 
 /// The largest difference, relative to the largest value.
-fn relative_difference(ours: &[f32], theirs: &[f32]) -> f32 {
+pub(super) fn relative_difference(ours: &[f32], theirs: &[f32]) -> f32 {
     assert_eq!(ours.len(), theirs.len());
     let largest = theirs.iter().fold(0.0_f32, |largest, value| largest.max(value.abs()));
     let difference = ours.iter().zip(theirs).map(|(ours, theirs)| (ours - theirs).abs());
@@ -580,7 +580,7 @@ impl RandomWeights {
         weights
     }
 
-    fn insert(&mut self, name: &str, dimensions: &[u32], values: Vec<f32>, format: WeightFormat) {
+    pub(super) fn insert(&mut self, name: &str, dimensions: &[u32], values: Vec<f32>, format: WeightFormat) {
         let shape: Vec<usize> = dimensions.iter().rev().map(|dimension| *dimension as usize).collect();
         let tensor = Tensor::from_vec(values, shape, &Device::Cpu).unwrap();
         let bytes = QTensor::quantize(&tensor, candle_format(format)).unwrap().data().unwrap().into_owned();
@@ -588,7 +588,7 @@ impl RandomWeights {
         self.tensors.insert(name.to_owned(), Stored { format, dimensions, bytes });
     }
 
-    fn bytes(&self) -> Bytes {
+    pub(super) fn bytes(&self) -> Bytes {
         self.tensors.values().map(|stored| Bytes(stored.bytes.len() as u64)).sum()
     }
 
@@ -603,7 +603,7 @@ impl RandomWeights {
     }
 
     /// The values of all tensors.
-    fn exact(&self) -> exact::Tensors {
+    pub(super) fn exact(&self) -> exact::Tensors {
         let values =
             |tensor: QTensor| tensor.dequantize(&Device::Cpu).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
         let widen = |(name, tensor)| (name, values(tensor).into_iter().map(f64::from).collect());

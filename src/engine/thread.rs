@@ -24,6 +24,7 @@ use crate::engine::command::Open;
 use crate::engine::command::StageKey;
 use crate::engine::command::Step;
 use crate::engine::command::StepResult;
+use crate::engine::device::Device;
 use crate::engine::error::LoadError;
 use crate::engine::error::OpenError;
 use crate::engine::error::StepError;
@@ -41,6 +42,7 @@ pub type Clock = Arc<dyn Fn() -> Time + Send + Sync>;
 
 /// Starts the engine.
 ///
+/// - `device`: what computes the stages
 /// - `threads`: how many compute, the engine's own included; nothing else in the process computes
 /// - `capacity`: commands that may wait, at least 1
 ///
@@ -49,6 +51,7 @@ pub type Clock = Arc<dyn Fn() -> Time + Send + Sync>;
 /// # Errors
 /// The system's, if the threads cannot be started.
 pub fn start(
+    device: Device,
     threads: NonZeroUsize,
     capacity: NonZeroUsize,
     clock: Clock,
@@ -61,7 +64,7 @@ pub fn start(
         // The pool's first thread is this one, so that a step starts without waking another.
         match Pool::new(threads) {
             Ok(pool) if ready.send(Ok(())).is_ok() => {
-                Engine::new(Workspace::new(pool), events, installs, clock).run(inbox)
+                Engine::new(device, Workspace::new(pool), events, installs, clock).run(inbox)
             }
             // Whoever started the engine has gone.
             Ok(_) => {}
@@ -133,6 +136,7 @@ struct Abandoned;
 
 /// What the engine thread owns.
 struct Engine {
+    device: Device,
     models: BTreeMap<(ModelId, UnitRange), Arc<StageModel>>,
     loading: BTreeSet<(ModelId, UnitRange)>,
     sessions: BTreeMap<StageKey, Session>,
@@ -144,13 +148,14 @@ struct Engine {
 
 impl Engine {
     fn new(
+        device: Device,
         workspace: Workspace,
         events: mpsc::Sender<EngineEvent>,
         installs: mpsc::WeakSender<Message>,
         clock: Clock,
     ) -> Self {
         let (models, loading, sessions) = Default::default();
-        Self { models, loading, sessions, workspace, events, installs, clock }
+        Self { device, models, loading, sessions, workspace, events, installs, clock }
     }
 
     fn run(mut self, mut inbox: mpsc::Receiver<Message>) {
@@ -192,9 +197,10 @@ impl Engine {
         let idle = self.loading.len() == 1 && self.sessions.is_empty();
         let threads = if idle { self.workspace.pool().threads() } else { 1 };
         let (events, installs, clock) = (self.events.clone(), self.installs.clone(), Arc::clone(&self.clock));
+        let device = self.device.clone();
         let loader = thread::Builder::new().name("engine-load".to_owned());
         let spawned = loader.spawn(move || {
-            let read = read_range(load, threads, &events, &clock);
+            let read = read_range(load, &device, threads, &events, &clock);
             if let Some(installs) = installs.upgrade() {
                 // If the engine has stopped, nobody waits for the range.
                 let _ = installs.blocking_send(Message::Read(Box::new(read)));
@@ -303,7 +309,13 @@ fn caught<T>(step: impl FnOnce() -> Result<T, StepError>) -> Result<T, StepError
         .unwrap_or_else(|panic| Err(StepError::Panicked { message: message_of(panic.as_ref()) }))
 }
 
-fn read_range(load: Load, threads: usize, events: &mpsc::Sender<EngineEvent>, clock: &Clock) -> ReadRange {
+fn read_range(
+    load: Load,
+    device: &Device,
+    threads: usize,
+    events: &mpsc::Sender<EngineEvent>,
+    clock: &Clock,
+) -> ReadRange {
     let Load { model, shape, range, source } = load;
     let began = clock();
     let mut progress = |done: Bytes| {
@@ -312,7 +324,7 @@ fn read_range(load: Load, threads: usize, events: &mpsc::Sender<EngineEvent>, cl
     };
     // What threads do not start cannot help.
     let pool = NonZeroUsize::new(threads).and_then(|threads| Pool::new(threads).ok()).unwrap_or_else(Pool::alone);
-    let load = || StageModel::load_with(&pool, shape, range, source.as_ref(), &mut progress);
+    let load = || StageModel::load_on(device, &pool, shape, range, source.as_ref(), &mut progress);
     let result = catch_unwind(AssertUnwindSafe(load))
         .unwrap_or_else(|panic| Err(LoadError::Panicked { message: message_of(panic.as_ref()) }));
     ReadRange { model, range, result, took: clock().since(began) }

@@ -62,6 +62,25 @@ fn a_rewound_tail_chooses_the_same_tokens_again() {
 }
 
 #[test]
+fn a_device_is_driven_as_the_processor_is() {
+    let written = |device| {
+        let mut engine = Running::on(device, 1);
+        engine.load(range(0, 6));
+        engine.open(key(0), range(0, 6), tail(&greedy()));
+        let first = sampled(engine.step(key(0), Position(0), &PROMPT, StepOutput::Sample));
+        let second = sampled(engine.step(key(0), Position(3), &[first], StepOutput::Sample));
+        engine.step(key(0), Position(4), &[second], StepOutput::Sample).unwrap();
+        let again = sampled(engine.step(key(0), Position(3), &[first], StepOutput::Sample));
+        [first, second, again]
+    };
+
+    let tokens = written(Device::like_an_accelerator());
+
+    assert_eq!(tokens, written(Device::CPU));
+    assert_eq!(tokens[1], tokens[2], "a rewound step is repeated");
+}
+
+#[test]
 fn a_step_that_does_not_follow_is_refused_unless_it_may_rewind() {
     let mut engine = Running::new(1);
     engine.load(range(0, 6));
@@ -211,8 +230,12 @@ struct Running {
 
 impl Running {
     fn new(threads: usize) -> Self {
+        Self::on(Device::CPU, threads)
+    }
+
+    fn on(device: Device, threads: usize) -> Self {
         let count = |count| NonZeroUsize::new(count).unwrap();
-        let (handle, events) = start(count(threads), count(8), Arc::new(|| Time::ZERO)).unwrap();
+        let (handle, events) = start(device, count(threads), count(8), Arc::new(|| Time::ZERO)).unwrap();
         Self { handle, events, weights: Arc::new(RandomWeights::new(&small(), WeightFormat::Q8_0, 4)) }
     }
 

@@ -254,3 +254,23 @@ pub(super) struct Pass<'a, 'b> {
     pub(super) steps: &'a mut [BatchStep<'b>],
     pub(super) heads: Heads,
 }
+
+impl Pass<'_, '_> {
+    /// Elements of a hidden state.
+    pub(super) fn width(&self) -> usize {
+        self.buffers.hidden.len() / self.layout.rows()
+    }
+
+    /// Whether [`Self::round`] changes anything at `unit`.
+    pub(super) fn rounds(&self, unit: u16) -> bool {
+        self.layout.segments.iter().any(|segment| self.steps[segment.step].session.rounds(unit))
+    }
+
+    /// Rounds what enters `unit` in the sessions that say so.
+    pub(super) fn round(&mut self, unit: u16) {
+        let width = self.width();
+        for segment in &self.layout.segments {
+            self.steps[segment.step].session.round(unit, &mut self.buffers.hidden[segment.elements(width)]);
+        }
+    }
+}

@@ -93,6 +93,15 @@ impl Angles {
         self.table.clear();
     }
 
+    /// The cosines and the sines of the pairs, `[positions, pairs]` each.
+    pub(in crate::engine) fn pairs(&self) -> [Vec<f32>; 2] {
+        let second_half = self.dimensions;
+        let positions = self.table.chunks_exact(2 * self.dimensions);
+        let cosines = positions.clone().flat_map(|table| table[..second_half].iter().step_by(2).copied());
+        let sines = positions.flat_map(|table| table[second_half..].iter().skip(1).step_by(2).copied());
+        [cosines.collect(), sines.collect()]
+    }
+
     /// Turns the first dimensions of every head; row i is at the appended position `first + i`.
     ///
     /// - `rows`: `[positions, stride]`, of which each row begins with `heads × head_dim` elements to be turned
