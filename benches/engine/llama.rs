@@ -10,6 +10,7 @@ use brigade::amounts::Position;
 use brigade::engine::bench::Runs;
 use brigade::engine::bench::kernels::Kernel;
 use brigade::engine::canonical::simd::InstructionSet;
+use brigade::engine::device::Device;
 use brigade::engine::stage::StageModel;
 use brigade::engine::workspace::Workspace;
 use brigade::shape::WeightFormat;

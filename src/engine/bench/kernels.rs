@@ -47,13 +47,16 @@ fn numbers(count: usize) -> Vec<f32> {
     (0..count).map(|i| (i * 7919 % 1000) as f32 / 500.0 - 1.0).collect()
 }
 
+/// What a kernel does once.
+type Run = dyn FnMut(InstructionSet, &Pool);
+
 /// A kernel and data of its own.
 pub struct Kernel {
     /// Bytes of memory that a run goes through, if that is what limits it.
     pub bytes: Bytes,
     /// Multiplications of a run.
     pub multiplications: u64,
-    run: Box<dyn FnMut(InstructionSet, &Pool)>,
+    run: Box<Run>,
 }
 
 impl fmt::Debug for Kernel {
