@@ -156,8 +156,12 @@ fn measure_file(
 ) -> anyhow::Result<()> {
     let file = GgufFile::open(path).with_context(|| path.display().to_string())?;
     let shape = llama::shape(&file)?;
-    let load =
-        || StageModel::load(shape, UnitRange::whole(shape.units())?, &file, &mut |_| {}).map_err(anyhow::Error::from);
+    // llama.cpp takes all cores to load as well.
+    let cores = pool(std::thread::available_parallelism()?)?;
+    let load = || {
+        let whole = UnitRange::whole(shape.units())?;
+        StageModel::load_on(&Device::CPU, &cores, shape, whole, &file, &mut |_| {}).map_err(anyhow::Error::from)
+    };
     let request = json!({ "do": "load", "file": std::fs::canonicalize(path)? });
     let mut model = load()?;
     worker.request(&request)?;
