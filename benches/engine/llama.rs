@@ -58,8 +58,11 @@ pub(crate) struct Options {
     #[arg(long, default_value_t = 32)]
     tokens: u32,
     /// Limit both to AVX2.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "library")]
     avx2: bool,
+    /// Which of llama.cpp's processor libraries to measure beside, such as `icelake` (no AMX). By default the one that it chooses.
+    #[arg(long)]
+    library: Option<String>,
     /// Where models are kept; those that are there already are used. By default a folder that is removed.
     #[arg(long)]
     dir: Option<PathBuf>,
@@ -108,7 +111,7 @@ impl Work {
 }
 
 pub(crate) fn measure(options: &Options) -> anyhow::Result<()> {
-    let mut worker = Worker::start(options.avx2.then_some("haswell"))?;
+    let mut worker = Worker::start(options.library.as_deref().or(options.avx2.then_some("haswell")))?;
     let set = if options.avx2 { InstructionSet::Avx2 } else { InstructionSet::best() };
     println!("machine    {}", processor());
     println!("ours       {}", set.name());
