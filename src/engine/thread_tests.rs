@@ -64,7 +64,8 @@ fn a_rewound_tail_chooses_the_same_tokens_again() {
 #[test]
 fn a_device_is_driven_as_the_processor_is() {
     let written = |device| {
-        let mut engine = Running::on(device, 1);
+        // What is not rounded to integers differs so little between devices that they choose the same tokens.
+        let mut engine = Running::on(device, 1, WeightFormat::F32);
         engine.load(range(0, 6));
         engine.open(key(0), range(0, 6), tail(&greedy()));
         let first = sampled(engine.step(key(0), Position(0), &PROMPT, StepOutput::Sample));
@@ -230,13 +231,13 @@ struct Running {
 
 impl Running {
     fn new(threads: usize) -> Self {
-        Self::on(Device::CPU, threads)
+        Self::on(Device::CPU, threads, WeightFormat::Q8_0)
     }
 
-    fn on(device: Device, threads: usize) -> Self {
+    fn on(device: Device, threads: usize, format: WeightFormat) -> Self {
         let count = |count| NonZeroUsize::new(count).unwrap();
         let (handle, events) = start(device, count(threads), count(8), Arc::new(|| Time::ZERO)).unwrap();
-        Self { handle, events, weights: Arc::new(RandomWeights::new(&small(), WeightFormat::Q8_0, 4)) }
+        Self { handle, events, weights: Arc::new(RandomWeights::new(&small(), format, 4)) }
     }
 
     fn command(&self, command: EngineCommand) {
