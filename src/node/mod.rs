@@ -16,10 +16,10 @@ pub mod io;
 mod neighbours;
 mod profile;
 mod requests;
+#[cfg(test)]
+mod sim;
 mod stages;
 mod streams;
-#[cfg(test)]
-mod testing;
 #[cfg(test)]
 mod tests;
 mod views;

@@ -4,11 +4,11 @@ use crate::amounts::Span;
 use crate::amounts::Time;
 use crate::ids::RequestId;
 use crate::node::io::Delivery;
-use crate::node::testing::World;
-use crate::node::testing::generate;
-use crate::node::testing::prompt;
-use crate::node::testing::range;
-use crate::node::testing::spec;
+use crate::node::sim::World;
+use crate::node::sim::generate;
+use crate::node::sim::prompt;
+use crate::node::sim::range;
+use crate::node::sim::spec;
 
 /// The toy engine's time for one position.
 const PACE: u64 = 50;

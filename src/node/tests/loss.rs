@@ -7,12 +7,12 @@ use crate::membership::Standing;
 use crate::node::io::Delivery;
 use crate::node::io::GenerateFailure;
 use crate::node::io::Input;
-use crate::node::testing::World;
-use crate::node::testing::generate;
-use crate::node::testing::key;
-use crate::node::testing::prompt;
-use crate::node::testing::range;
-use crate::node::testing::spec;
+use crate::node::sim::World;
+use crate::node::sim::generate;
+use crate::node::sim::key;
+use crate::node::sim::prompt;
+use crate::node::sim::range;
+use crate::node::sim::spec;
 use crate::node::tests::ring::ring_of_three;
 use crate::wire::control::DeclineReason;
 
@@ -282,9 +282,9 @@ fn memory_that_is_leased_is_not_leased_again() {
     });
     world.input(key(1), Input::ModelKnown(facts));
     let policy = crate::node::io::HoldPolicy::Pinned(range(0, 6));
-    world.input(key(1), Input::Serve { model: crate::node::testing::MODEL, policy });
+    world.input(key(1), Input::Serve { model: crate::node::sim::MODEL, policy });
     world.run_for(Span::seconds(3));
-    assert_eq!(world.node(1).refused(crate::node::testing::MODEL), None);
+    assert_eq!(world.node(1).refused(crate::node::sim::MODEL), None);
 
     let requests: Vec<RequestId> = (0..8).map(|_| world.submit(9, spec(prompt(1_000), 1_000))).collect();
     world.run_for(Span::millis(50));

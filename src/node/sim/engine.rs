@@ -9,18 +9,22 @@ use bytes::Bytes;
 use crate::amounts::Position;
 use crate::amounts::Span;
 use crate::amounts::Time;
+use crate::ids::SessionId;
 use crate::ids::Token;
 use crate::node::io::EngineAction;
 use crate::node::io::EngineInput;
 use crate::node::io::StageKey;
 use crate::node::io::StageStep;
+use crate::node::io::StepFailure;
 use crate::node::io::StepInput;
 use crate::node::io::StepOutput;
 use crate::node::io::StepWanted;
-use crate::node::testing::EOG;
-use crate::node::testing::shape;
+use crate::node::sim::setting::EOG;
+use crate::node::sim::setting::shape;
 use crate::shape::WireDtype;
 use crate::units::UnitRange;
+use crate::wire::control::SamplingParameters;
+use crate::wire::control::TailOffer;
 
 /// A hidden state: as many bytes as a row of the toy model in f32.
 type Row = [u8; 16];
@@ -32,15 +36,25 @@ const PACE: Span = Span(50);
 pub(super) struct ToyEngine {
     stages: BTreeMap<StageKey, Toy>,
     free_at: Time,
+    /// So many times as long takes everything, if not 0.
+    slow: u64,
     /// When each batch began and ended, and how many steps it had.
     pub(super) batches: Vec<(Time, Time, usize)>,
 }
 
+/// A stage of one session.
 struct Toy {
     range: UnitRange,
     capacity: Position,
     /// Per unit, the digest of the cache after each position.
     caches: Vec<Vec<Row>>,
+    tail: Option<Tail>,
+}
+
+/// What the tail samples with.
+struct Tail {
+    /// The tokens so far, if a parameter looks back at them.
+    history: Option<Vec<Token>>,
 }
 
 impl ToyEngine {
@@ -48,21 +62,29 @@ impl ToyEngine {
         self.stages.len()
     }
 
-    /// What the engine answers, and when.
+    /// The sessions that it holds something of.
+    pub(super) fn holds(&self) -> BTreeSet<SessionId> {
+        self.stages.keys().map(|key| key.session).collect()
+    }
+
+    pub(super) fn slow(&mut self, factor: u64) {
+        self.slow = factor;
+    }
+
+    /// What the engine answers, and when. It is as lenient as the real one: whoever asks for what makes no sense is told so.
     pub(super) fn perform(&mut self, action: EngineAction, now: Time) -> Vec<(Time, EngineInput)> {
         match action {
             EngineAction::Load(model, range) => {
                 vec![(now.after(Span::millis(10)), EngineInput::Loaded(model, range, Span::ZERO))]
             }
             EngineAction::Unload(..) => Vec::new(),
-            EngineAction::Open { key, range, capacity, .. } => {
-                let before = self.stages.insert(key, Toy::new(range, capacity));
-                assert!(before.is_none(), "{key:?} was opened twice");
+            EngineAction::Open { key, range, capacity, tail, .. } => {
+                self.stages.insert(key, Toy::new(range, capacity, tail.as_ref()));
                 Vec::new()
             }
             EngineAction::Steps(steps) => self.steps(steps, now),
             EngineAction::Free(key) => {
-                assert!(self.stages.remove(&key).is_some(), "{key:?} was freed twice");
+                self.stages.remove(&key);
                 Vec::new()
             }
         }
@@ -75,40 +97,50 @@ impl ToyEngine {
         assert_eq!(keys.len(), steps.len(), "a batch has one step of a stage");
         let mut done = Vec::new();
         for StageStep { key, first, input, wanted } in steps {
-            let Some(toy) = self.stages.get_mut(&key) else { panic!("a step of {key:?}, which is not open") };
             let rows = rows(input);
             let end = Position(first.0 + rows.len() as u32);
-            let share = PACE.times(rows.len() as u64);
-            let output = toy.step(first, rows, wanted);
+            let share = PACE.times(self.slow.max(1) * rows.len() as u64);
+            let toy = self.stages.get_mut(&key);
+            let output = toy.ok_or(StepFailure::BadInput).and_then(|toy| toy.step(first, rows, wanted));
             self.free_at = self.free_at.max(now).after(share);
             done.push((key, end, output, share));
         }
         self.batches.push((now, self.free_at, done.len()));
         let (at, took) = (self.free_at, self.free_at.since(now));
-        let answer = |(key, end, output, share)| (at, EngineInput::Stepped { key, end, output, took, share });
+        let answer = |(key, end, output, share)| match output {
+            Ok(output) => (at, EngineInput::Stepped { key, end, output, took, share }),
+            Err(failure) => (at, EngineInput::StepFailed(key, failure)),
+        };
         done.into_iter().map(answer).collect()
     }
 }
 
 impl Toy {
-    fn new(range: UnitRange, capacity: Position) -> Self {
-        Self { range, capacity, caches: vec![Vec::new(); usize::from(range.count())] }
+    fn new(range: UnitRange, capacity: Position, tail: Option<&TailOffer>) -> Self {
+        let tail = tail.map(|tail| Tail { history: tail.parameters.looks_back().then(|| tail.history.clone()) });
+        Self { range, capacity, caches: vec![Vec::new(); usize::from(range.count())], tail }
     }
 
-    fn step(&mut self, first: Position, rows: Vec<Row>, wanted: StepWanted) -> StepOutput {
-        assert!(first.0 as usize + rows.len() <= self.capacity.0 as usize, "beyond the capacity");
+    fn step(&mut self, first: Position, rows: Vec<Row>, wanted: StepWanted) -> Result<StepOutput, StepFailure> {
+        let end = first.0 + rows.len() as u32;
+        let cached = self.caches.iter().map(Vec::len).min().unwrap_or_default();
+        if end > self.capacity.0 || first.0 as usize > cached {
+            return Err(StepFailure::BadInput);
+        }
         let rows: Vec<Row> =
             (first.0..).zip(rows).map(|(position, row)| self.forward(position as usize, row)).collect();
-        match wanted {
-            StepWanted::Hidden(dtype) => StepOutput::Hidden(payload(&rows, dtype)),
-            StepWanted::Token => StepOutput::Sampled { token: sample(rows.last().unwrap()), logprobs: None },
-            StepWanted::Nothing => StepOutput::Nothing,
+        match (wanted, &mut self.tail, rows.last()) {
+            (StepWanted::Hidden(dtype), ..) => Ok(StepOutput::Hidden(payload(&rows, dtype))),
+            (StepWanted::Token, Some(tail), Some(last)) => {
+                Ok(StepOutput::Sampled { token: tail.sample(end as usize, last), logprobs: None })
+            }
+            (StepWanted::Nothing, ..) => Ok(StepOutput::Nothing),
+            (StepWanted::Token, ..) => Err(StepFailure::BadInput),
         }
     }
 
     fn forward(&mut self, position: usize, mut row: Row) -> Row {
         for (unit, cache) in self.range.iter().zip(&mut self.caches) {
-            assert!(position <= cache.len(), "a hole in the cache");
             cache.truncate(position);
             let before = cache.last().copied().unwrap_or_default();
             let digest = hash(&[&before, &row]);
@@ -116,6 +148,18 @@ impl Toy {
             row = hash(&[&unit.to_be_bytes(), &(position as u32).to_be_bytes(), &digest]);
         }
         row
+    }
+}
+
+impl Tail {
+    /// The token at `position`; what was chosen there or later before is chosen again.
+    fn sample(&mut self, position: usize, row: &Row) -> Token {
+        let Some(history) = &mut self.history else { return sample(row) };
+        history.truncate(position);
+        let seen: Vec<u8> = history.iter().flat_map(|token| token.0.to_be_bytes()).collect();
+        let token = sample(&hash(&[row, &seen]));
+        history.push(token);
+        token
     }
 }
 
@@ -152,14 +196,20 @@ fn sample(row: &Row) -> Token {
     }
 }
 
+/// What the unsplit engine generates greedily.
+pub(in crate::node) fn generate(prompt: &[Token], max_tokens: u32) -> Vec<Token> {
+    generate_with(prompt, max_tokens, &SamplingParameters::default())
+}
+
 /// What the unsplit engine generates.
-pub(crate) fn generate(prompt: &[Token], max_tokens: u32) -> Vec<Token> {
+pub(super) fn generate_with(prompt: &[Token], max_tokens: u32, parameters: &SamplingParameters) -> Vec<Token> {
     let whole = UnitRange::whole(shape().units()).unwrap();
-    let mut toy = Toy::new(whole, Position(u32::MAX));
+    let mut toy = Toy::new(whole, Position(u32::MAX), None);
+    let mut tail = Tail { history: parameters.looks_back().then(|| prompt.to_vec()) };
     let mut next = prompt.iter().enumerate().map(|(at, &token)| toy.forward(at, embed(token))).last().unwrap();
     let mut tokens = Vec::new();
     while tokens.len() < max_tokens as usize {
-        let token = sample(&next);
+        let token = tail.sample(prompt.len() + tokens.len(), &next);
         tokens.push(token);
         if token == EOG {
             break;

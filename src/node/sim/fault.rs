@@ -1,0 +1,56 @@
+//! What may go wrong, and what makes it right again.
+
+use crate::ids::PeerKey;
+
+/// Something that befalls hosts or the network between them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(in crate::node) enum Fault {
+    /// The process is gone.
+    Crash(PeerKey),
+    /// The process will be gone at the next entry that it has to store.
+    CrashAtStore(PeerKey, Moment),
+    /// A process that is gone is started again, with what is on its disk.
+    Restart(PeerKey),
+    /// The process stands still; its connections stay.
+    Freeze(PeerKey),
+    /// It goes on.
+    Thaw(PeerKey),
+    /// The connection breaks and is made again.
+    Break(PeerKey, PeerKey),
+    /// Nothing comes through from the first to the second.
+    Cut(PeerKey, PeerKey),
+    /// It does again.
+    Mend(PeerKey, PeerKey),
+    /// The connection over which nothing came through for long is given up.
+    GiveUp(PeerKey, PeerKey),
+    /// Computing and hearing take so many times as long.
+    Slow(PeerKey, u64),
+}
+
+/// When a process dies that is storing an entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(in crate::node) enum Moment {
+    /// Before it is on the disk.
+    BeforeWrite,
+    /// When it is on the disk, and nobody was told.
+    AfterWrite,
+}
+
+impl Fault {
+    /// Its kind, for the tables.
+    pub(in crate::node) const fn kind(self) -> &'static str {
+        match self {
+            Self::Crash(_) => "crash",
+            Self::CrashAtStore(..) => "crash while storing",
+            Self::Restart(_) => "restart",
+            Self::Freeze(_) => "freeze",
+            Self::Thaw(_) => "thaw",
+            Self::Break(..) => "broken connection",
+            Self::Cut(..) => "cut direction",
+            Self::Mend(..) => "mended direction",
+            Self::GiveUp(..) => "given up connection",
+            Self::Slow(_, 1) => "usual pace",
+            Self::Slow(..) => "slow peer",
+        }
+    }
+}
