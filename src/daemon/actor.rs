@@ -82,6 +82,8 @@ pub(super) struct Counts {
     pub(super) finished: u64,
     pub(super) failed: u64,
     pub(super) tokens: u64,
+    /// Chains that took the place of broken ones.
+    pub(super) mended: u64,
 }
 
 /// Work that was done beside the loop.
@@ -161,7 +163,8 @@ impl Daemon {
 
     fn deliver(&mut self, request: RequestId, delivery: Delivery) -> Option<Input> {
         match &delivery {
-            Delivery::Started(_) => {}
+            Delivery::Started(_) | Delivery::Waiting(_) => {}
+            Delivery::Mended(_) => self.counts.mended += 1,
             Delivery::Token { .. } => self.counts.tokens += 1,
             Delivery::Finished(_) => self.counts.finished += 1,
             Delivery::Failed(_) => self.counts.failed += 1,

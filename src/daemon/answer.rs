@@ -98,6 +98,16 @@ impl Answer {
                 progress.chain = Some(chain);
                 self.show(GenerationEvent::Started(named)).await
             }
+            Delivery::Waiting(failure) => {
+                tracing::warn!(request = %self.request, %failure, "the answer waits");
+                Then::Wait
+            }
+            Delivery::Mended(mended) => {
+                let (took, lost) = (mended.took, mended.lost.len());
+                tracing::info!(request = %self.request, %took, lost, "the answer goes on in another chain");
+                progress.chain = Some(mended.chain);
+                Then::Wait
+            }
             Delivery::Token { token, logprobs, .. } => self.token(progress, token, logprobs).await,
             Delivery::Finished(finish) => {
                 self.flush(progress).await;

@@ -109,11 +109,9 @@ impl Bridge {
                 EngineCommand::Load(command::Load { model, shape, range, source: file })
             }
             EngineAction::Unload(model, range) => EngineCommand::Unload { model, range },
-            EngineAction::Open { key, model, range, capacity, tail } => {
+            EngineAction::Open { key, model, range, capacity, rounding, tail } => {
                 self.widths.insert(key, self.weights.get(&model)?.shape.width);
                 let (key, tail) = (engine_key(key), tail.map(tail_state));
-                // A stage rounds at its cuts only, which is where its payloads are written.
-                let rounding = Vec::new();
                 EngineCommand::Open(Box::new(command::Open { key, model, range, capacity, rounding, tail }))
             }
             EngineAction::Steps(steps) => {
@@ -153,11 +151,12 @@ fn subjects(action: &EngineAction) -> Vec<Subject> {
 }
 
 fn tail_state(tail: TailOffer) -> command::TailState {
-    command::TailState {
-        parameters: tail.parameters,
-        prompt_length: tail.prompt_length,
-        history: History::new(tail.history),
-    }
+    let TailOffer { parameters, prompt_length, history: mut prompt, .. } = tail;
+    // A tail that takes another's place is told what was generated as well.
+    let generated = prompt.split_off(prompt.len().min(prompt_length.0 as usize));
+    let mut history = History::new(prompt);
+    generated.into_iter().for_each(|token| history.push(token));
+    command::TailState { parameters, prompt_length, history }
 }
 
 fn engine_step(width: u32, StageStep { key, first, input, wanted }: StageStep) -> command::Step {
@@ -204,11 +203,11 @@ fn failure(error: &StepError) -> StepFailure {
 }
 
 const fn engine_key(key: StageKey) -> command::StageKey {
-    command::StageKey { session: key.session, stage: key.stage }
+    command::StageKey { session: key.session, range: key.range }
 }
 
 const fn node_key(key: command::StageKey) -> StageKey {
-    StageKey { session: key.session, stage: key.stage }
+    StageKey { session: key.session, range: key.range }
 }
 
 /// A GGUF file as the engine reads it.

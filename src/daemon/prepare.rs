@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::amounts::Span;
 use crate::clock;
 use crate::daemon::handle::ChatMessage;
 use crate::daemon::handle::GenerateError;
@@ -22,6 +23,9 @@ use crate::weights::chat::AddGenerationPrompt;
 use crate::weights::chat::Message;
 use crate::weights::tokenizer::EncodeOptions;
 use crate::weights::tokenizer::Tokenizer;
+
+/// How long an answer that has begun waits for a lost stage whose place nobody can take: the reader is told at once.
+const PATIENCE: Span = Span::ZERO;
 
 /// A model as the mesh knows it, before its manifest is at hand.
 #[derive(Clone, Debug)]
@@ -88,6 +92,7 @@ fn assemble(known: Known, request: GenerateRequest, trust: Trust) -> Result<Prep
         end_of_generation: tokenizer.vocabulary().end_of_generation.clone(),
         wire: request.wire,
         trust,
+        patience: PATIENCE,
         prompt,
     };
     Ok(Prepared { facts, tokenizer, spec, stop: request.stop })

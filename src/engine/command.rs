@@ -14,7 +14,6 @@ use crate::engine::error::StepError;
 use crate::engine::source::TensorSource;
 use crate::ids::ModelId;
 use crate::ids::SessionId;
-use crate::ids::StageIndex;
 use crate::ids::Token;
 use crate::sampling::Choice;
 use crate::sampling::History;
@@ -28,8 +27,8 @@ use crate::wire::control::SamplingParameters;
 pub struct StageKey {
     /// The session.
     pub session: SessionId,
-    /// Its stage.
-    pub stage: StageIndex,
+    /// The stage's units.
+    pub range: UnitRange,
 }
 
 /// What the engine thread is told. Carried out in order, except that loading goes on beside the steps.

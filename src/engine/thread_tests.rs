@@ -10,7 +10,6 @@ use crate::engine::source::TensorSource;
 use crate::engine::tests::RandomWeights;
 use crate::engine::tests::small;
 use crate::ids::SessionId;
-use crate::ids::StageIndex;
 use crate::ids::Token;
 use crate::sampling::History;
 use crate::shape::WeightFormat;
@@ -312,7 +311,7 @@ fn sampled(result: Result<StepResult, StepError>) -> Token {
 }
 
 fn key(stage: u16) -> StageKey {
-    StageKey { session: SessionId::new([1; 16]), stage: StageIndex(stage) }
+    StageKey { session: SessionId::new([1; 16]), range: range(stage, stage + 1) }
 }
 
 fn range(start: u16, end: u16) -> UnitRange {

@@ -83,11 +83,13 @@ pub struct Limits {
     pub leases: usize,
     /// Stages that one requester may lease of them.
     pub leases_per_requester: usize,
+    /// Memory for what stages could send again, should the next one be lost.
+    pub journals: Bytes,
 }
 
 impl Default for Limits {
     /// The design's 64 requests; the rest is arbitrary.
     fn default() -> Self {
-        Self { requests: 64, leases: 128, leases_per_requester: 64 }
+        Self { requests: 64, leases: 128, leases_per_requester: 64, journals: Bytes::mib(256) }
     }
 }

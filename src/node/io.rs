@@ -24,6 +24,7 @@ use crate::ids::Token;
 use crate::ledger::Fork;
 pub use crate::session::outcome::Finish;
 pub use crate::session::outcome::GenerateFailure;
+pub use crate::session::outcome::Mended;
 pub use crate::session::step::StageKey;
 pub use crate::session::step::StepFailure;
 pub use crate::session::step::StepInput;
@@ -134,6 +135,8 @@ pub struct GenerateSpec {
     pub wire: WireDtype,
     /// Which peers may see the prompt.
     pub trust: Trust,
+    /// How long an answer that has begun may wait for the place of a lost stage to be taken; then it fails.
+    pub patience: Span,
 }
 
 /// Which peers a prompt may go to.
@@ -240,6 +243,8 @@ pub enum EngineAction {
         range: UnitRange,
         /// Positions at most.
         capacity: Position,
+        /// Unit boundaries at which hidden states are rounded; those inside the range are the engine's.
+        rounding: Vec<(u16, WireDtype)>,
         /// What the tail needs to sample.
         tail: Option<TailOffer>,
     },
@@ -267,6 +272,10 @@ pub struct StageStep {
 pub enum Delivery {
     /// A chain is leased and the prompt is on its way.
     Started(Chain),
+    /// A stage is lost and nobody can take its place, for this reason; it is waited for.
+    Waiting(GenerateFailure),
+    /// The answer goes on in another chain.
+    Mended(Mended),
     /// A new token.
     Token {
         /// Its position.

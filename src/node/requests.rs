@@ -85,6 +85,7 @@ impl Node {
             max_tokens: spec.max_tokens,
             end_of_generation: spec.end_of_generation,
             wire: spec.wire,
+            patience: spec.patience,
         })
     }
 
@@ -113,6 +114,8 @@ impl Node {
                 Effect::Send(stream, message) => self.send(stream, Outgoing::ToStage(message)),
                 Effect::Close(stream) => self.close(stream),
                 Effect::Started(chain) => self.deliver(id, Delivery::Started(chain)),
+                Effect::Waiting(failure) => self.deliver(id, Delivery::Waiting(failure)),
+                Effect::Mended(mended) => self.deliver(id, Delivery::Mended(mended)),
                 Effect::Token { position, token, logprobs } => {
                     self.deliver(id, Delivery::Token { position, token, logprobs });
                 }
@@ -151,7 +154,11 @@ impl Node {
 
     fn plan(&mut self, id: RequestId, now: Time) -> Vec<Effect> {
         let Some(request) = self.requests.get(&id) else { return Vec::new() };
-        let planned = routing::plan(&self.view(request, now));
+        let view = self.view(request, now);
+        let planned = match request.requester.survivors() {
+            Some(survivors) => routing::mend(&view, &survivors),
+            None => routing::plan(&view),
+        };
         let Some(request) = self.requests.get_mut(&id) else { return Vec::new() };
         match planned {
             Ok(plan) => request.requester.lease(plan.chain, &mut self.ids, now),

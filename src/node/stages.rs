@@ -39,6 +39,7 @@ use crate::wire::control::Decline;
 use crate::wire::control::DeclineReason;
 use crate::wire::control::FromStage;
 use crate::wire::control::Offer;
+use crate::wire::control::Reconfigure;
 use crate::wire::hop::HopBack;
 use crate::wire::hop::HopOpen;
 use crate::wire::hop::HopRefusal;
@@ -195,20 +196,58 @@ impl Stages {
         self.waiting.len() < MAX_WAITING && of_peer < MAX_WAITING / 2
     }
 
-    /// Takes a freed stage's steps out of the queue and the engine. Steps of its session's other stages get back in.
+    /// Bytes of what the stages could send again.
+    pub(super) fn journals(&self) -> Bytes {
+        self.leased.values().map(|leased| leased.stage.journal()).sum()
+    }
+
+    /// Makes room in memory for the journals that matter to most: the longest go first.
+    fn evict_journals(&mut self, limit: Bytes) {
+        let mut journals: Vec<(Bytes, StageKey)> =
+            self.leased.iter().map(|(&key, leased)| (leased.stage.journal(), key)).collect();
+        let mut all: Bytes = journals.iter().map(|(bytes, _)| *bytes).sum();
+        journals.sort_unstable();
+        while let (true, Some((bytes, key))) = (limit < all, journals.pop()) {
+            if let Some(leased) = self.leased.get_mut(&key) {
+                leased.stage.evict_journal();
+                all = all.minus(bytes).plus(leased.stage.journal());
+            }
+        }
+    }
+
+    /// The lease that a hop is for.
+    fn place(&self, open: HopOpen) -> Option<StageKey> {
+        let leased = self.leased.iter().find(|(key, leased)| {
+            let terms = leased.stage.terms();
+            key.session == open.session && terms.epoch == open.epoch && terms.stage == open.to
+        });
+        leased.map(|(key, _)| *key)
+    }
+
+    /// The newest chain of a session that was heard of here.
+    fn newest(&self, session: SessionId) -> Option<Epoch> {
+        let of_session = self.leased.iter().filter(|(key, _)| key.session == session);
+        of_session.map(|(_, leased)| leased.stage.terms().epoch).max()
+    }
+
+    /// Takes a session's steps out of the queue. Those that are still wanted get back in.
+    fn take_back(&mut self, session: SessionId) {
+        self.scheduler.remove(session);
+        for (_, leased) in self.leased.iter_mut().filter(|(key, _)| key.session == session) {
+            leased.queue = Queue::Out;
+        }
+    }
+
+    /// Takes a freed stage's steps out of the queue and the engine.
     fn free(&mut self, key: StageKey) {
-        self.scheduler.remove(key.session);
+        self.take_back(key.session);
         for flight in self.flights.iter_mut().filter(|flight| flight.key == key) {
             flight.lease = Lease::Freed;
         }
-        for (other, leased) in &mut self.leased {
-            if other.session == key.session {
-                leased.queue = Queue::Out;
-            }
-            if *other == key {
-                leased.cache = Bytes::ZERO;
-                leased.last = None;
-            }
+        if let Some(leased) = self.leased.get_mut(&key) {
+            leased.cache = Bytes::ZERO;
+            leased.last = None;
+            leased.stage.evict_journal();
         }
     }
 }
@@ -227,15 +266,15 @@ impl Node {
     /// An upstream stage opened a hop.
     pub(super) fn on_hop(&mut self, stream: StreamId, peer: PeerKey, open: HopOpen, now: Time) {
         self.owners.insert(stream, Owner::EarlyHop);
-        let key = StageKey { session: open.session, stage: open.to };
-        let epoch = self.stages.leased.get(&key).map(|leased| leased.stage.terms().epoch);
-        match epoch {
+        if let Some(key) = self.stages.place(open) {
+            return self.attach(stream, key, peer, open, now);
+        }
+        match self.stages.newest(open.session) {
             Some(epoch) if open.epoch < epoch => {
                 self.send(stream, Outgoing::Back(HopBack::Fenced(epoch)));
                 self.close(stream);
             }
-            Some(epoch) if open.epoch == epoch => self.attach(stream, key, peer, open, now),
-            // Its offer is on its way.
+            // Its offer, or the word of the newer chain, is on its way.
             Some(_) | None if self.stages.has_room_for(peer) => {
                 let until = now.after(OFFER_WAIT);
                 self.stages.waiting.insert(stream, Waiting { peer, hop: Some(open), until });
@@ -279,7 +318,7 @@ impl Node {
         }
     }
 
-    /// Decides on a lease. An earlier chain of the same session makes way first.
+    /// Decides on a lease. What an earlier chain of the same session had of these units makes way first.
     fn admit(&mut self, offer: Offer, requester: PeerKey, now: Time) -> Result<Terms, DeclineReason> {
         if self.departure == Departure::Draining {
             return Err(DeclineReason::Draining);
@@ -288,9 +327,9 @@ impl Node {
         if self.config.serves == Serves::Allowed && !allowed {
             return Err(DeclineReason::NotAllowed);
         }
-        self.fence(offer.session, offer.epoch, requester, now)?;
         let shape = self.models.get(&offer.model).ok_or(DeclineReason::NotHeld)?.shape;
         let terms = Terms::of(offer, requester, self.me, shape)?;
+        self.fence(&terms, now)?;
         if self.stages.leased.contains_key(&terms.key) {
             return Err(DeclineReason::Fenced);
         }
@@ -309,15 +348,18 @@ impl Node {
         Ok(terms)
     }
 
-    fn fence(&mut self, session: SessionId, epoch: Epoch, requester: PeerKey, now: Time) -> Result<(), DeclineReason> {
-        let of_session = self.stages.leased.iter().filter(|(key, _)| key.session == session);
+    fn fence(&mut self, terms: &Terms, now: Time) -> Result<(), DeclineReason> {
+        let (epoch, requester) = (terms.epoch, terms.requester);
+        let of_session = self.stages.leased.iter().filter(|(key, _)| key.session == terms.key.session);
         let known: Vec<(StageKey, PeerKey, Epoch)> = of_session
             .map(|(&key, leased)| (key, leased.stage.terms().requester, leased.stage.terms().epoch))
             .collect();
         if known.iter().any(|&(_, owner, newest)| owner != requester || newest > epoch) {
             return Err(DeclineReason::Fenced);
         }
-        for (key, _, _) in known.into_iter().filter(|&(_, _, older)| older < epoch) {
+        let in_the_way =
+            |&(key, _, older): &(StageKey, PeerKey, Epoch)| older < epoch && key.range.overlaps(terms.range);
+        for (key, _, _) in known.into_iter().filter(in_the_way) {
             self.with_stage(key, now, LeasedStage::on_superseded);
         }
         Ok(())
@@ -331,9 +373,22 @@ impl Node {
         self.owners.insert(control, Owner::Control(key));
         self.stages.leased.insert(key, Leased { stage, cache, queue: Queue::Out, steps: Step(0), last: None });
         self.perform_for_stage(key, effects, now);
+        self.attach_early(key.session, epoch, now);
+    }
+
+    /// A requester has mended a chain that a stage here is in.
+    pub(super) fn on_reconfigure(&mut self, key: StageKey, newer: Reconfigure, now: Time) {
+        let (hop, epoch) = (self.ids.open(), newer.epoch);
+        self.stages.take_back(key.session);
+        self.with_stage(key, now, |stage| stage.on_reconfigure(newer, hop, now));
+        self.attach_early(key.session, epoch, now);
+    }
+
+    /// Attaches hops that were there before the word of their chain.
+    fn attach_early(&mut self, session: SessionId, epoch: Epoch, now: Time) {
         let early = self.stages.waiting.iter().filter_map(|(&stream, waiting)| {
-            let open = waiting.hop.filter(|open| open.session == key.session && open.to == key.stage)?;
-            (open.epoch <= epoch).then_some((stream, waiting.peer, open))
+            let open = waiting.hop.filter(|open| open.session == session && open.epoch <= epoch)?;
+            Some((stream, waiting.peer, open))
         });
         for (stream, peer, open) in early.collect::<Vec<_>>() {
             self.stages.forget(stream);
@@ -375,7 +430,8 @@ impl Node {
         let Some(leased) = self.stages.leased.get(&key) else { return };
         let terms = leased.stage.terms();
         let (model, range, capacity, tail) = (terms.model, terms.range, terms.budget, terms.sampling.clone());
-        self.actions.push(Action::Engine(EngineAction::Open { key, model, range, capacity, tail }));
+        let rounding = terms.rounding.clone();
+        self.actions.push(Action::Engine(EngineAction::Open { key, model, range, capacity, rounding, tail }));
     }
 
     pub(super) fn on_stepped(&mut self, key: StageKey, end: Position, output: StepOutput, pace: Pace, now: Time) {
@@ -431,6 +487,7 @@ impl Node {
             self.enqueue(now);
         }
         self.let_go(now);
+        self.stages.evict_journals(self.config.limits.journals);
     }
 
     fn take_off(&mut self, steps: Vec<StageStep>) {
@@ -452,7 +509,7 @@ impl Node {
         for (&key, leased) in leased.iter_mut().filter(|(_, leased)| leased.queue == Queue::Out) {
             let Some(waiting) = leased.stage.waiting() else { continue };
             let terms = leased.stage.terms();
-            let step = StepKey { session: key.session, stage: key.stage, epoch: terms.epoch, step: leased.steps };
+            let step = StepKey { session: key.session, range: key.range, epoch: terms.epoch, step: leased.steps };
             let kind = match waiting.kind {
                 WaitingKind::Decode => Kind::Decode,
                 WaitingKind::Prefill => Kind::Prefill,
@@ -469,11 +526,11 @@ impl Node {
 
     /// Takes a step, or a piece of it, from its stage.
     fn begin(&mut self, item: Item, now: Time) -> Option<StageStep> {
-        let StepKey { session, stage, epoch, .. } = item.key;
-        let key = StageKey { session, stage };
+        let StepKey { session, range, epoch, .. } = item.key;
+        let key = StageKey { session, range };
         let Stages { leased, scheduler, .. } = &mut self.stages;
         let leased = leased.get_mut(&key)?;
-        leased.queue = if scheduler.holds(session, stage) { Queue::In } else { Queue::Out };
+        leased.queue = if scheduler.holds(session, range) { Queue::In } else { Queue::Out };
         if leased.stage.terms().epoch != epoch {
             return None;
         }

@@ -65,10 +65,14 @@ impl Node {
     fn on_to_stage(&mut self, stream: StreamId, message: ToStage, now: Time) {
         match (self.owners.get(&stream).copied(), message) {
             (Some(Owner::Caller), ToStage::Offer(offer)) => self.on_offer(stream, *offer, now),
-            (Some(Owner::Caller), ToStage::Feed(_) | ToStage::Ping(_) | ToStage::Settle(_)) => {
+            (
+                Some(Owner::Caller),
+                ToStage::Feed(_) | ToStage::Ping(_) | ToStage::Settle(_) | ToStage::Reconfigure(_) | ToStage::Resume(_),
+            ) => {
                 self.send(stream, Outgoing::FromStage(FromStage::Failed(StageFailure::BadRequest)));
                 self.dismiss_caller(stream);
             }
+            (Some(Owner::Control(key)), ToStage::Reconfigure(newer)) => self.on_reconfigure(key, *newer, now),
             (Some(Owner::Control(key)), message) => {
                 self.with_stage(key, now, |stage| stage.on_control(message, now));
             }

@@ -61,7 +61,7 @@ impl Node {
 
     /// Memory that nothing uses yet.
     pub fn memory_free(&self) -> Bytes {
-        self.config.memory.minus(self.holdings.weights(&self.models)).minus(self.cache())
+        self.config.memory.minus(self.holdings.weights(&self.models)).minus(self.cache()).minus(self.stages.journals())
     }
 
     /// Memory of the keys and values of the sessions leased from this peer.

@@ -4,6 +4,7 @@
 //! how far they are from each other. The cost of a chain is the time one token takes round its ring.
 
 mod graph;
+mod mend;
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
@@ -11,6 +12,7 @@ use std::collections::BTreeSet;
 use crate::amounts::Span;
 use crate::ids::PeerKey;
 use crate::routing::graph::Graph;
+pub use crate::routing::mend::mend;
 use crate::units::BadChain;
 use crate::units::Chain;
 use crate::units::Cover;

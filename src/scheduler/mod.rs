@@ -16,17 +16,17 @@ use crate::amounts::Time;
 use crate::ids::Epoch;
 use crate::ids::PeerKey;
 use crate::ids::SessionId;
-use crate::ids::StageIndex;
 use crate::ids::Step;
 use crate::scheduler::lane::Lane;
+use crate::units::UnitRange;
 
 /// Names a waiting step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct StepKey {
     /// The session.
     pub session: SessionId,
-    /// The stage that computes.
-    pub stage: StageIndex,
+    /// The units of the stage that computes.
+    pub range: UnitRange,
     /// The chain's version.
     pub epoch: Epoch,
     /// The step.
@@ -144,7 +144,7 @@ pub struct Scheduler {
     decode: Lane,
     prefill: Lane,
     /// In which lane the steps of each stage of a session wait, and how many.
-    stages: BTreeMap<(SessionId, StageIndex), (Kind, usize)>,
+    stages: BTreeMap<(SessionId, UnitRange), (Kind, usize)>,
     /// Since when steps have waited without a break.
     waiting_since: Option<Time>,
 }
@@ -169,7 +169,7 @@ impl Scheduler {
             return Err(Full::Requester { per_requester });
         }
         // Where steps of its own stage wait already, a step joins them, so that none overtakes another.
-        let (kind, count) = self.stages.entry((item.key.session, item.key.stage)).or_insert((item.kind, 0));
+        let (kind, count) = self.stages.entry((item.key.session, item.key.range)).or_insert((item.kind, 0));
         *count += 1;
         match kind {
             Kind::Decode => self.decode.push(item),
@@ -225,8 +225,8 @@ impl Scheduler {
     }
 
     /// Whether a step of the stage waits, or the rest of one.
-    pub fn holds(&self, session: SessionId, stage: StageIndex) -> bool {
-        self.stages.contains_key(&(session, stage))
+    pub fn holds(&self, session: SessionId, range: UnitRange) -> bool {
+        self.stages.contains_key(&(session, range))
     }
 
     /// How many steps wait.
@@ -250,7 +250,7 @@ impl Scheduler {
         }
     }
 
-    fn forget(&mut self, stage: (SessionId, StageIndex)) {
+    fn forget(&mut self, stage: (SessionId, UnitRange)) {
         if let Some((_, count)) = self.stages.get_mut(&stage) {
             *count -= 1;
             if *count == 0 {
@@ -260,8 +260,8 @@ impl Scheduler {
     }
 }
 
-fn stage_of(item: &Item) -> (SessionId, StageIndex) {
-    (item.key.session, item.key.stage)
+fn stage_of(item: &Item) -> (SessionId, UnitRange) {
+    (item.key.session, item.key.range)
 }
 
 /// A step as a lane gives it.
@@ -279,7 +279,7 @@ struct Batch {
     decodes: usize,
     room: Position,
     /// Those that have a step in it.
-    stages: BTreeSet<(SessionId, StageIndex)>,
+    stages: BTreeSet<(SessionId, UnitRange)>,
 }
 
 impl Batch {

@@ -10,7 +10,7 @@ fn item(requester: u8, session: u8, kind: Kind, positions: u32, step: u64) -> It
     Item {
         key: StepKey {
             session: SessionId::new([session; 16]),
-            stage: StageIndex(0),
+            range: UnitRange::whole(6).unwrap(),
             epoch: Epoch(0),
             step: Step(step),
         },
@@ -175,7 +175,7 @@ fn waiting_is_counted_from_when_the_step_came() {
 #[test]
 fn the_rest_of_a_cut_step_waits_in_its_place_until_it_is_taken_or_removed() {
     let mut scheduler = Scheduler::new(budget(1, 100, 100));
-    let (session, stage) = (SessionId::new([1; 16]), StageIndex(0));
+    let (session, stage) = (SessionId::new([1; 16]), UnitRange::whole(6).unwrap());
     scheduler.push(item(1, 1, Kind::Prefill, 250, 0)).unwrap();
 
     scheduler.take_batch(0, Time::ZERO);

@@ -1,9 +1,12 @@
 //! How a generation ends, as its user is told.
 
 use crate::amounts::Mflop;
+use crate::amounts::Position;
 use crate::amounts::Span;
 use crate::ids::ModelId;
 use crate::ids::PeerKey;
+use crate::units::Chain;
+use crate::units::Stage;
 use crate::units::UnitRange;
 use crate::wire::control::DeclineReason;
 use crate::wire::control::StageFailure;
@@ -19,6 +22,19 @@ pub struct Finish {
     pub stages: Vec<Option<StageReport>>,
     /// What is owed for the session, in chain order.
     pub owed: Vec<Mflop>,
+}
+
+/// An answer that goes on in another chain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mended {
+    /// The chain.
+    pub chain: Chain,
+    /// The stages of the one before that are not in it.
+    pub lost: Vec<Stage>,
+    /// Tokens that were known: positions that stages in the others' places have to build again.
+    pub known: Position,
+    /// From the first sign of trouble until all stages of the chain were there.
+    pub took: Span,
 }
 
 /// Why a generation failed.

@@ -1,9 +1,9 @@
 //! Steps of the engine, as a session sees them.
 
 use crate::ids::SessionId;
-use crate::ids::StageIndex;
 use crate::ids::Token;
 use crate::shape::WireDtype;
+use crate::units::UnitRange;
 use crate::wire::control::TokenLogprobs;
 
 /// Names the state of one stage of one session in the engine.
@@ -11,8 +11,8 @@ use crate::wire::control::TokenLogprobs;
 pub struct StageKey {
     /// The session.
     pub session: SessionId,
-    /// The stage; one peer may be two stages of one session.
-    pub stage: StageIndex,
+    /// The stage's units; one peer may be two stages of one session. Its place in the chain may change, its units don't.
+    pub range: UnitRange,
 }
 
 /// Why a step failed.

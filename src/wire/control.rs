@@ -3,6 +3,9 @@
 //! `Offer` comes first; the stage opens its hop downstream, waits for its upstream neighbour's, and answers `Accept`
 //! or `Decline`. When all have accepted, the requester sends the prompt to the driver. Tokens come back from the tail.
 //! Closing the stream is cancelling.
+//!
+//! The stream outlives a chain. When a stage is lost or a hop broken, the requester leases what is missing and sends the others
+//! `Reconfigure`; each opens its hop in the newer chain and answers `Rejoined`; `Resume` says to all where to go on.
 
 use crate::amounts::Bytes;
 use crate::amounts::Mflop;
@@ -53,6 +56,10 @@ pub enum ToStage {
     Ping(u64),
     /// What the requester owes the stage, signed. Sent when the session has ended.
     Settle(Box<CreditEntry>),
+    /// Names the stage's place in a newer chain of its session.
+    Reconfigure(Box<Reconfigure>),
+    /// All stages of the newer chain are there: go on.
+    Resume(Resume),
 }
 
 /// What a stage says to the requester.
@@ -72,6 +79,10 @@ pub enum FromStage {
     Settled(StageReport),
     /// The entry was refused.
     NotSettled(SettleRefusal),
+    /// Answers `Reconfigure`.
+    Rejoined(Rejoined),
+    /// A hop is of no use any more. The stage holds what it has, and waits for a newer chain.
+    HopBroken(HopBroken),
 }
 
 /// Asks for a lease on one stage of a chain.
@@ -95,6 +106,76 @@ pub struct Offer {
     pub expires_after: Span,
     /// What the tail needs to sample; given to the tail only.
     pub sampling: Option<TailOffer>,
+    /// Whether the session begins with this chain.
+    pub begins: Begins,
+}
+
+/// Whether a session begins with a chain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Begins {
+    /// All stages begin with position 0, at once.
+    Here,
+    /// It began with an earlier one: the stage computes when `Resume` has come.
+    Earlier,
+}
+
+/// A newer chain of a session that goes on, to a stage that is in both.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reconfigure {
+    /// The newer chain's version.
+    pub epoch: Epoch,
+    /// Every stage. The receiver's units are those that it has leased.
+    pub chain: Chain,
+    /// The receiver's place in it.
+    pub stage: StageIndex,
+    /// How many tokens the requester knows, prompt included.
+    pub known: Position,
+}
+
+/// Where a stage is to go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Resume {
+    /// The chain's version.
+    pub epoch: Epoch,
+    /// Positions of the receiver's cache that stay. Its inputs begin with this one.
+    pub keep: Position,
+    /// Positions that the next stage has: it lacks this one and those that follow.
+    pub next_keep: Position,
+}
+
+/// What a stage has when it stands in a newer chain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rejoined {
+    /// The chain's version.
+    pub epoch: Epoch,
+    /// Positions that its cache holds.
+    pub length: Position,
+    /// The first position of its journal, which ends where its cache does: `length` if it has none.
+    pub journal: Position,
+    /// At the driver: the tokens that it heard from the tail and the requester does not know, from the first of these.
+    pub heard: Vec<Token>,
+}
+
+/// A hop that is of no use any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HopBroken {
+    /// The chain's version.
+    pub epoch: Epoch,
+    /// The neighbour's stage.
+    pub stage: StageIndex,
+    /// The neighbour.
+    pub peer: PeerKey,
+    /// In what way.
+    pub how: Break,
+}
+
+/// In what way a hop broke.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Break {
+    /// It closed, could not be opened or did not come.
+    Lost,
+    /// The neighbour broke the protocol.
+    Breach,
 }
 
 /// What the tail needs to know to sample and to end.
@@ -104,7 +185,7 @@ pub struct TailOffer {
     pub parameters: SamplingParameters,
     /// Tokens of the prompt, whose count is the position of the first new one.
     pub prompt_length: Position,
-    /// The prompt's tokens if a parameter looks back, else empty.
+    /// The prompt's tokens, and those that followed, if a parameter looks back; else empty.
     pub history: Vec<Token>,
     /// How many new tokens at most, at least 1.
     pub max_tokens: u32,

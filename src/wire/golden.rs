@@ -15,11 +15,16 @@ use crate::ids::PeerKey;
 use crate::ids::StageIndex;
 use crate::ids::Step;
 use crate::ids::Token;
+use crate::wire::control::Begins;
+use crate::wire::control::Break;
 use crate::wire::control::Decline;
 use crate::wire::control::DeclineReason;
 use crate::wire::control::Feed;
 use crate::wire::control::FromStage;
+use crate::wire::control::HopBroken;
 use crate::wire::control::LastFeed;
+use crate::wire::control::Offer;
+use crate::wire::control::Resume;
 use crate::wire::control::SettleRefusal;
 use crate::wire::control::StageFailure;
 use crate::wire::control::StageReport;
@@ -106,7 +111,15 @@ fn control() -> Vec<(&'static str, Golden)> {
     let decline = Decline { reason: DeclineReason::Busy, retry_after: Some(Span::seconds(2)) };
     let last = TokenOut { finish: Some(TailFinish::EndOfGeneration), ..samples::token_out() };
     let too_little = SettleRefusal::TooLittle { counted: Mflop(5_000) };
+    let rejoins = Offer { begins: Begins::Earlier, ..samples::offer() };
+    let resume = Resume { epoch: Epoch(3), keep: Position(129), next_keep: Position(0) };
+    let broken = HopBroken { epoch: Epoch(2), stage, peer, how: Break::Breach };
     vec![
+        ("to-stage-rejoin", Golden::ToStage(ToStage::Offer(Box::new(rejoins)))),
+        ("to-stage-reconfigure", Golden::ToStage(ToStage::Reconfigure(Box::new(samples::reconfigure())))),
+        ("to-stage-resume", Golden::ToStage(ToStage::Resume(resume))),
+        ("from-stage-rejoined", Golden::FromStage(FromStage::Rejoined(samples::rejoined()))),
+        ("from-stage-broken", Golden::FromStage(FromStage::HopBroken(broken))),
         ("to-stage-offer", Golden::ToStage(ToStage::Offer(Box::new(samples::offer())))),
         ("to-stage-feed", Golden::ToStage(ToStage::Feed(feed))),
         ("to-stage-ping", Golden::ToStage(ToStage::Ping(6))),

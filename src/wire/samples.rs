@@ -25,7 +25,10 @@ use crate::units::Chain;
 use crate::units::Stage;
 use crate::units::UnitRange;
 use crate::wire::card::ModelCard;
+use crate::wire::control::Begins;
 use crate::wire::control::Offer;
+use crate::wire::control::Reconfigure;
+use crate::wire::control::Rejoined;
 use crate::wire::control::SamplingParameters;
 use crate::wire::control::TailOffer;
 use crate::wire::control::TokenLogprobs;
@@ -164,7 +167,17 @@ pub(super) fn offer() -> Offer {
         budget: Position(300),
         expires_after: Span::seconds(30),
         sampling: Some(tail_offer()),
+        begins: Begins::Here,
     }
+}
+
+/// Of the same chain, in a newer version.
+pub(super) fn reconfigure() -> Reconfigure {
+    Reconfigure { epoch: Epoch(3), chain: offer().chain, stage: StageIndex(1), known: Position(130) }
+}
+
+pub(super) fn rejoined() -> Rejoined {
+    Rejoined { epoch: Epoch(3), length: Position(129), journal: Position(0), heard: vec![Token(77), Token(128_009)] }
 }
 
 fn tail_offer() -> TailOffer {

@@ -30,12 +30,18 @@ use crate::units::Chain;
 use crate::units::Stage;
 use crate::units::UnitRange;
 use crate::wire::card::ModelCard;
+use crate::wire::control::Begins;
+use crate::wire::control::Break;
 use crate::wire::control::Decline;
 use crate::wire::control::DeclineReason;
 use crate::wire::control::Feed;
 use crate::wire::control::FromStage;
+use crate::wire::control::HopBroken;
 use crate::wire::control::LastFeed;
 use crate::wire::control::Offer;
+use crate::wire::control::Reconfigure;
+use crate::wire::control::Rejoined;
+use crate::wire::control::Resume;
 use crate::wire::control::SamplingParameters;
 use crate::wire::control::SettleRefusal;
 use crate::wire::control::StageFailure;
@@ -261,6 +267,7 @@ fn offer() -> impl Strategy<Value = Offer> {
                 budget: Position(budget),
                 expires_after: Span(expires),
                 sampling: (stage == chain.tail()).then_some(sampling),
+                begins: if rounded[0] { Begins::Earlier } else { Begins::Here },
                 chain,
             }
         },
@@ -275,7 +282,35 @@ fn to_stage() -> impl Strategy<Value = ToStage> {
         feed.prop_map(|(first, tokens, last)| ToStage::Feed(Feed { first: Position(first), tokens, last })),
         any::<u64>().prop_map(ToStage::Ping),
         entry().prop_map(|entry| ToStage::Settle(Box::new(entry))),
+        reconfigure().prop_map(|newer| ToStage::Reconfigure(Box::new(newer))),
+        any::<[u32; 3]>().prop_map(|[epoch, keep, next_keep]| {
+            ToStage::Resume(Resume { epoch: Epoch(epoch), keep: Position(keep), next_keep: Position(next_keep) })
+        }),
     ]
+}
+
+fn reconfigure() -> impl Strategy<Value = Reconfigure> {
+    (chain(), any::<proptest::sample::Index>(), any::<[u32; 2]>()).prop_map(|(chain, place, [epoch, known])| {
+        let stage = StageIndex(u16::try_from(place.index(chain.stages().len())).unwrap());
+        Reconfigure { epoch: Epoch(epoch), chain, stage, known: Position(known) }
+    })
+}
+
+fn rejoined() -> impl Strategy<Value = Rejoined> {
+    (any::<u32>(), any::<[u32; 2]>(), vec(token(), 0..40)).prop_map(|(epoch, [one, other], heard)| {
+        let (length, journal) = (Position(one.max(other)), Position(one.min(other)));
+        Rejoined { epoch: Epoch(epoch), length, journal, heard }
+    })
+}
+
+fn broken() -> impl Strategy<Value = HopBroken> {
+    let how = select(vec![Break::Lost, Break::Breach]);
+    (any::<u32>(), any::<u16>(), peer(), how).prop_map(|(epoch, stage, peer, how)| HopBroken {
+        epoch: Epoch(epoch),
+        stage: StageIndex(stage),
+        peer,
+        how,
+    })
 }
 
 fn failure() -> impl Strategy<Value = StageFailure> {
@@ -326,6 +361,8 @@ fn from_stage() -> impl Strategy<Value = FromStage> {
         select(vec![SettleRefusal::Invalid, SettleRefusal::Fork, SettleRefusal::NotStored])
             .prop_map(FromStage::NotSettled),
         any::<u64>().prop_map(|counted| FromStage::NotSettled(SettleRefusal::TooLittle { counted: Mflop(counted) })),
+        rejoined().prop_map(FromStage::Rejoined),
+        broken().prop_map(FromStage::HopBroken),
     ]
 }
 

@@ -17,6 +17,7 @@ use crate::node::sim::fault::Moment;
 use crate::node::sim::invariants::Invariants;
 use crate::node::sim::invariants::Violation;
 use crate::node::sim::setting;
+use crate::node::sim::setting::PATIENCE;
 use crate::node::sim::trace::Trace;
 use crate::units::UnitRange;
 use crate::wire::control::SamplingParameters;
@@ -110,6 +111,7 @@ impl Scenario {
             let peer = self.chance.pick(&self.askers);
             let length = 1 + if self.chance.percent(50) { self.chance.below(20) } else { self.chance.below(400) };
             let mut spec = setting::spec(setting::prompt(length as u32), 1 + self.chance.below(80) as u32);
+            spec.patience = PATIENCE;
             if self.chance.percent(40) {
                 spec.parameters = SamplingParameters { repetition_penalty: 1.1, ..SamplingParameters::default() };
             }

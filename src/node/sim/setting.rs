@@ -69,7 +69,7 @@ pub(in crate::node) fn prompt(length: u32) -> Vec<Token> {
     (0..length).map(|index| Token(10 + (index * 7 + length) % 400)).collect()
 }
 
-/// Greedy.
+/// Greedy, and without patience for lost stages.
 pub(in crate::node) fn spec(prompt: Vec<Token>, max_tokens: u32) -> GenerateSpec {
     GenerateSpec {
         model: MODEL,
@@ -79,6 +79,7 @@ pub(in crate::node) fn spec(prompt: Vec<Token>, max_tokens: u32) -> GenerateSpec
         end_of_generation: vec![EOG],
         wire: WireDtype::F32,
         trust: Trust::Known,
+        patience: Span::ZERO,
     }
 }
 

@@ -71,6 +71,8 @@ pub(super) fn delivered(request: RequestId, delivery: &Delivery) -> (u64, u32) {
         Delivery::Started(_) => u32::MAX,
         Delivery::Finished(_) => u32::MAX - 1,
         Delivery::Failed(_) => u32::MAX - 2,
+        Delivery::Waiting(_) => u32::MAX - 3,
+        Delivery::Mended(_) => u32::MAX - 4,
     };
     (request.0, what)
 }

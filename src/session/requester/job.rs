@@ -12,6 +12,7 @@ use crate::shape::ModelShape;
 use crate::shape::WireDtype;
 use crate::units::Chain;
 use crate::units::Stage;
+use crate::wire::control::Begins;
 use crate::wire::control::Feed;
 use crate::wire::control::LastFeed;
 use crate::wire::control::MAX_FEED;
@@ -42,6 +43,8 @@ pub struct Job {
     pub end_of_generation: Vec<Token>,
     /// The dtype of hidden states between stages.
     pub wire: WireDtype,
+    /// How long an answer that has begun may wait for the place of a lost stage to be taken.
+    pub patience: Span,
 }
 
 impl Job {
@@ -81,18 +84,13 @@ impl Job {
             budget: self.budget(),
             expires_after,
             sampling: (stage == chain.tail()).then(|| self.sampling()),
+            begins: Begins::Here,
         }
     }
 
     /// The prompt, in pieces that a message can carry.
     pub(super) fn feeds(&self) -> impl Iterator<Item = Feed> {
-        let pieces = self.prompt.chunks(MAX_FEED);
-        let last = pieces.len().saturating_sub(1);
-        pieces.enumerate().map(move |(index, tokens)| Feed {
-            first: Position(u32::try_from(index * MAX_FEED).unwrap_or(u32::MAX)),
-            tokens: tokens.to_vec(),
-            last: if index == last { LastFeed::Yes } else { LastFeed::No },
-        })
+        feeds(Position::ZERO, &self.prompt)
     }
 
     pub(super) fn line(&self, stage: Stage, positions: Position) -> CreditLine {
@@ -117,4 +115,15 @@ impl Job {
         ids.truncate(MAX_END_OF_GENERATION);
         ids
     }
+}
+
+/// Tokens from `first` on, in pieces that a message can carry; the tail samples after the last.
+pub(super) fn feeds(first: Position, tokens: &[Token]) -> impl Iterator<Item = Feed> {
+    let pieces = tokens.chunks(MAX_FEED);
+    let last = pieces.len().saturating_sub(1);
+    pieces.enumerate().map(move |(index, tokens)| Feed {
+        first: first.plus(Position(u32::try_from(index * MAX_FEED).unwrap_or(u32::MAX))),
+        tokens: tokens.to_vec(),
+        last: if index == last { LastFeed::Yes } else { LastFeed::No },
+    })
 }

@@ -3,6 +3,8 @@
 use crate::amounts::Time;
 use crate::ids::PeerKey;
 use crate::ids::StageIndex;
+use crate::session::blame::Evidence;
+use crate::session::blame::Verdict;
 use crate::session::outcome::GenerateFailure;
 use crate::session::requester::ATTEMPTS;
 use crate::session::requester::Effect;
@@ -11,6 +13,7 @@ use crate::session::requester::GRACE;
 use crate::session::requester::LEASE_TOTAL;
 use crate::session::requester::Phase;
 use crate::session::requester::Requester;
+use crate::session::requester::keeps::Held;
 use crate::units::Stage;
 use crate::wire::control::Decline;
 use crate::wire::control::DeclineReason;
@@ -52,7 +55,14 @@ enum Avoid {
 
 impl Requester {
     pub(super) fn accepted(&mut self, index: StageIndex, now: Time) {
-        self.control(index).accepted = true;
+        let (rejoining, epoch) = (matches!(self.phase, Phase::Rejoining { .. }), self.epoch);
+        let control = self.control(index);
+        control.accepted = true;
+        // One that was asked for an older chain has been called into this one, and says so.
+        if rejoining && control.offered == epoch {
+            control.held = Some(Held::default());
+            return self.resume_when_all_are_there(now);
+        }
         let leasing = matches!(self.phase, Phase::Leasing { .. });
         if leasing && self.controls.iter().all(|control| control.accepted) {
             self.start(now);
@@ -61,7 +71,8 @@ impl Requester {
 
     fn start(&mut self, now: Time) {
         self.phase = Phase::Running;
-        (self.doubt, self.suspicion, self.progress) = (None, None, now);
+        (self.doubt, self.progress) = (None, now);
+        self.controls.iter_mut().for_each(|control| control.began = true);
         self.effects.extend(self.controls.iter().map(|control| Effect::Praise(control.stage.peer)));
         self.effects.extend(self.chain.clone().map(Effect::Started));
         if let Some(driver) = self.controls.first() {
@@ -71,9 +82,15 @@ impl Requester {
     }
 
     pub(super) fn declined(&mut self, index: StageIndex, decline: Decline, now: Time) {
-        if !matches!(self.phase, Phase::Leasing { .. }) {
-            // Too late to decline.
-            return self.misbehaved(index, now);
+        match self.phase {
+            Phase::Leasing { .. } => {}
+            Phase::Rejoining { .. } | Phase::Mending | Phase::Waiting { .. } => {
+                return self.declined_in_mid_answer(index, decline, now);
+            }
+            Phase::Planning | Phase::Pausing { .. } | Phase::Running | Phase::Settling { .. } | Phase::Over => {
+                // Too late to decline.
+                return self.misbehaved(index, now);
+            }
         }
         match decline.reason {
             DeclineReason::DownstreamUnreachable => self.complained(index, Lack::Downstream, now),
@@ -89,6 +106,59 @@ impl Requester {
             | DeclineReason::BadOffer
             | DeclineReason::NotAllowed
             | DeclineReason::Fenced => self.refused(index, decline, now),
+        }
+    }
+
+    /// A stage that was to take another's place does not. If it only lacks a neighbour, that neighbour lives or not, which will
+    /// show; the hop to it is gone round meanwhile.
+    fn declined_in_mid_answer(&mut self, index: StageIndex, decline: Decline, now: Time) {
+        let Decline { reason, retry_after } = decline;
+        let control = self.control(index);
+        control.evidence = Evidence::Gone;
+        let Stage { peer, range } = control.stage;
+        match reason {
+            DeclineReason::DownstreamUnreachable => {
+                let to = self.controls[usize::from(self.neighbour(index, 1).0)].stage.peer;
+                self.severed.insert((peer, to));
+            }
+            DeclineReason::UpstreamMissing => {
+                let from = self.controls[usize::from(self.upstream(index).0)].stage.peer;
+                self.severed.insert((from, peer));
+            }
+            DeclineReason::NotHeld => {
+                self.effects.push(Effect::Reproach(peer, Fault::Broke));
+                self.avoided.insert(peer);
+            }
+            DeclineReason::NoMemory
+            | DeclineReason::Busy
+            | DeclineReason::Draining
+            | DeclineReason::BadOffer
+            | DeclineReason::NotAllowed
+            | DeclineReason::Fenced => {
+                self.avoided.insert(peer);
+            }
+        }
+        if matches!(self.phase, Phase::Rejoining { .. }) {
+            self.mend(GenerateFailure::Declined { peer, range, reason, retry_after }, now);
+        } else {
+            self.let_go_of_lost();
+        }
+    }
+
+    /// Stages that neither stand in the mended chain in time nor say why not are lost to it.
+    pub(super) fn watch_rejoining(&mut self, until: Time, now: Time) {
+        let late = (0..).map(StageIndex).zip(&self.controls).find(|(_, control)| control.held.is_none());
+        if let (Some((late, _)), true) = (late, until <= now && matches!(self.phase, Phase::Rejoining { .. })) {
+            self.condemn(Verdict::Lost(late), now);
+        }
+    }
+
+    /// A stage lost a neighbour that had come already.
+    pub(super) fn lost_early(&mut self, index: StageIndex, neighbour: StageIndex, now: Time) {
+        if usize::from(neighbour.0) < self.controls.len() {
+            self.complained(index, Lack::Lost(neighbour), now);
+        } else {
+            self.unreachable(index, now);
         }
     }
 
@@ -191,7 +261,7 @@ impl Requester {
         }
     }
 
-    fn upstream(&self, stage: StageIndex) -> StageIndex {
+    pub(super) fn upstream(&self, stage: StageIndex) -> StageIndex {
         self.neighbour(stage, self.controls.len() - 1)
     }
 

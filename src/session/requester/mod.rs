@@ -2,18 +2,21 @@
 //!
 //! ```text
 //!  Planning ──chain given──▶ Leasing ──all accepted──▶ Running ──finished, or enough──▶ Settling ──▶ Over
-//!   │  ▲  ▲                     │ declined, unreachable   │ lost, failed, in breach                    ▲
-//!   │  │  └─ without that peer ─┘                         └─────────────────────────────────────────────┘
-//!   │  │     or that hop
-//!   └──┴─ Pausing, if there is no other chain and a hop failed
+//!   │  ▲  ▲                     │ declined, unreachable   │  ▲                                         ▲
+//!   │  │  └─ without that peer ─┘      lost, failed, hop  │  │ all are there, Resume                   │ patience
+//!   │  │     or that hop                          severed ▼  │                                         │ is over
+//!   └──┴─ Pausing, if there is no other            Mending ──▶ Rejoining (see `mending`) ──▶ Waiting ───┘
+//!         chain and a hop failed
 //! ```
 //!
-//! Each attempt at a lease is a new epoch, so that what is left of an earlier one is fenced off. When it is over,
+//! Each attempt at a lease, and each mended chain, is a new epoch, so that what is left of an earlier one is fenced off. When it is over,
 //! every control stream has been closed, which frees every stage.
 
 mod control;
 mod job;
+mod keeps;
 mod leasing;
+mod mending;
 mod running;
 #[cfg(test)]
 mod tests;
@@ -30,16 +33,23 @@ use crate::ids::SessionId;
 use crate::ids::StageIndex;
 use crate::ids::StreamId;
 use crate::ids::Token;
+use crate::session::blame;
 use crate::session::blame::Evidence;
+use crate::session::blame::Verdict;
+use crate::session::blame::Witness;
 use crate::session::outcome::Finish;
 use crate::session::outcome::GenerateFailure;
+use crate::session::outcome::Mended;
 use crate::session::requester::control::Control;
 pub use crate::session::requester::job::Job;
 use crate::session::requester::leasing::Doubt;
+use crate::session::requester::mending::Trouble;
 use crate::session::streams::CloseCause;
 use crate::session::streams::OpenFailure;
 use crate::session::streams::StreamIds;
+use crate::shape::WireDtype;
 use crate::units::Chain;
+use crate::units::Stage;
 use crate::wire::control::FromStage;
 use crate::wire::control::TailFinish;
 use crate::wire::control::ToStage;
@@ -70,6 +80,9 @@ pub const ATTEMPTS: u32 = 3;
 /// came back needs a second or two until its neighbours know where it is).
 pub const PAUSE: Span = Span::millis(500);
 
+/// The longest such pause in mid-answer (arbitrary: the reader waits).
+pub const LONGEST_PAUSE: Span = Span::seconds(2);
+
 /// How long all attempts may take together, with the pauses between them.
 pub const LEASE_TOTAL: Span = Span::seconds(10);
 
@@ -82,8 +95,8 @@ pub const STALL: Span = Span::seconds(600);
 /// What the requester asks for. To be done in order.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Effect {
-    /// A chain is wanted without [`Requester::avoided`] and [`Requester::severed`]: [`Requester::lease`] or
-    /// [`Requester::no_chain`] answers.
+    /// A chain is wanted without [`Requester::avoided`] and [`Requester::severed`], and with as many of
+    /// [`Requester::survivors`] as can be: [`Requester::lease`] or [`Requester::no_chain`] answers.
     Plan,
     /// Open a control stream to a stage's peer.
     OpenControl(StreamId, PeerKey),
@@ -93,6 +106,10 @@ pub enum Effect {
     Close(StreamId),
     /// Every stage has accepted.
     Started(Chain),
+    /// There is no chain for what was lost, for this reason; it is waited for.
+    Waiting(GenerateFailure),
+    /// The answer goes on in another chain.
+    Mended(Mended),
     /// A new token.
     Token {
         /// Its position.
@@ -133,10 +150,29 @@ pub enum Fault {
 #[derive(Clone, Debug, PartialEq)]
 enum Phase {
     Planning,
-    Pausing { until: Time },
-    Leasing { until: Time },
+    Pausing {
+        until: Time,
+    },
+    Leasing {
+        until: Time,
+    },
     Running,
-    Settling { until: Time, tell: Option<TailFinish>, lines: Vec<CreditLine>, signed: bool },
+    /// A chain for what was lost is asked for.
+    Mending,
+    /// There was none; all that is left is held until the next try.
+    Waiting {
+        until: Time,
+    },
+    /// The stages of the mended chain are called and leased.
+    Rejoining {
+        until: Time,
+    },
+    Settling {
+        until: Time,
+        tell: Option<TailFinish>,
+        lines: Vec<CreditLine>,
+        signed: bool,
+    },
     Over,
 }
 
@@ -156,12 +192,20 @@ pub struct Requester {
     chain: Option<Chain>,
     controls: Vec<Control>,
     doubt: Option<Doubt>,
-    /// When the first thing went wrong that is not certain yet.
-    suspicion: Option<Time>,
     next_ping: Time,
     pings: u64,
     /// The position of the next token.
     next: Position,
+    /// The tokens after the prompt that were accepted, and shown.
+    accepted: Vec<Token>,
+    /// How many tokens were known when the mended chain was asked for.
+    known: Position,
+    /// Where hidden states are rounded: fixed with the first chain.
+    rounding: Vec<(u16, WireDtype)>,
+    /// What went wrong since the last token.
+    trouble: Option<Trouble>,
+    /// What is owed to stages that live and were let go.
+    dismissed: Vec<CreditLine>,
     progress: Time,
     last_decline: Option<GenerateFailure>,
     effects: Vec<Effect>,
@@ -184,10 +228,14 @@ impl Requester {
             chain: None,
             controls: Vec::new(),
             doubt: None,
-            suspicion: None,
             next_ping: now,
             pings: 0,
             next,
+            accepted: Vec::new(),
+            known: next,
+            rounding: Vec::new(),
+            trouble: None,
+            dismissed: Vec::new(),
             progress: now,
             last_decline: None,
             effects: Vec::new(),
@@ -197,13 +245,18 @@ impl Requester {
 
     /// Leases a chain, in answer to [`Effect::Plan`].
     pub fn lease(&mut self, chain: Chain, ids: &mut StreamIds, now: Time) -> Vec<Effect> {
+        if self.phase == Phase::Mending {
+            self.rejoin(chain, ids, now);
+            return self.drain();
+        }
         self.attempts += 1;
         self.epoch = Epoch(self.attempts);
         self.phase = Phase::Leasing { until: now.after(LEASE).min(self.began.after(LEASE_TOTAL)) };
         self.next_ping = now.after(PING);
-        self.controls = chain.stages().iter().map(|&stage| Control::new(ids.open(), stage, now)).collect();
+        self.controls = chain.stages().iter().map(|&stage| Control::new(ids.open(), stage, self.epoch, now)).collect();
         for (index, control) in (0..).map(StageIndex).zip(&self.controls) {
             let offer = self.job.offer(&chain, index, self.epoch, EXPIRES_AFTER);
+            self.rounding.clone_from(&offer.rounding);
             self.effects.push(Effect::OpenControl(control.stream, control.stage.peer));
             self.effects.push(Effect::Send(control.stream, ToStage::Offer(Box::new(offer))));
         }
@@ -215,6 +268,10 @@ impl Requester {
     /// yet: all are tried again after a pause, as long as there is time. A peer's refusal says more than that it left
     /// a hole.
     pub fn no_chain(&mut self, failure: GenerateFailure, now: Time) -> Vec<Effect> {
+        if self.phase == Phase::Mending {
+            self.wait_for_chain(failure, now);
+            return self.drain();
+        }
         let until = now.after(self.pause);
         if self.severed.is_empty() || self.began.after(LEASE_TOTAL) <= until {
             let failure = self.last_decline.take().unwrap_or(failure);
@@ -254,6 +311,8 @@ impl Requester {
             let control = self.control(index);
             (control.reached, control.heard) = (true, now);
             self.said(index, message, now);
+            // It may be one that another complains of.
+            self.judge(now);
         }
         self.drain()
     }
@@ -296,7 +355,7 @@ impl Requester {
     pub fn cancel(&mut self, now: Time) -> Vec<Effect> {
         match &mut self.phase {
             Phase::Planning | Phase::Pausing { .. } | Phase::Leasing { .. } => self.over(GenerateFailure::Cancelled),
-            Phase::Running => {
+            Phase::Running | Phase::Mending | Phase::Waiting { .. } | Phase::Rejoining { .. } => {
                 self.effects.push(Effect::Failed(GenerateFailure::Cancelled));
                 if self.new_tokens() == 0 { self.close_all() } else { self.settle(None, now) }
             }
@@ -313,20 +372,28 @@ impl Requester {
     /// The user has enough: settles and finishes. Before the first token, the same as [`Self::cancel`].
     pub fn conclude(&mut self, now: Time) -> Vec<Effect> {
         match self.phase {
-            Phase::Running if self.new_tokens() > 0 => {
+            Phase::Running | Phase::Mending | Phase::Waiting { .. } | Phase::Rejoining { .. }
+                if self.new_tokens() > 0 =>
+            {
                 self.settle(Some(TailFinish::EndOfGeneration), now);
                 self.drain()
             }
             // The tail was first.
             Phase::Settling { .. } | Phase::Over => Vec::new(),
-            Phase::Planning | Phase::Pausing { .. } | Phase::Leasing { .. } | Phase::Running => self.cancel(now),
+            Phase::Planning
+            | Phase::Pausing { .. }
+            | Phase::Leasing { .. }
+            | Phase::Running
+            | Phase::Mending
+            | Phase::Waiting { .. }
+            | Phase::Rejoining { .. } => self.cancel(now),
         }
     }
 
     /// Time passed.
     pub fn on_tick(&mut self, now: Time) -> Vec<Effect> {
         match self.phase {
-            Phase::Planning | Phase::Over => {}
+            Phase::Planning | Phase::Mending | Phase::Over => {}
             Phase::Pausing { until } if until <= now => {
                 self.severed.clear();
                 self.phase = Phase::Planning;
@@ -340,6 +407,18 @@ impl Requester {
             Phase::Running => {
                 self.ping(now);
                 self.watch(now);
+            }
+            Phase::Waiting { until } => {
+                self.ping(now);
+                self.watch(now);
+                if until <= now {
+                    self.try_again(now);
+                }
+            }
+            Phase::Rejoining { until } => {
+                self.ping(now);
+                self.watch(now);
+                self.watch_rejoining(until, now);
             }
             Phase::Settling { until, .. } if until <= now => self.conclude_settling(),
             Phase::Settling { .. } => {}
@@ -360,6 +439,12 @@ impl Requester {
         &self.severed
     }
 
+    /// The stages that a mended chain is to keep, if it is one that is asked for: they have what others would have to build
+    /// again.
+    pub fn survivors(&self) -> Option<Vec<Stage>> {
+        (self.phase == Phase::Mending).then(|| self.controls.iter().map(|control| control.stage).collect())
+    }
+
     /// What is generated.
     pub fn job(&self) -> &Job {
         &self.job
@@ -373,15 +458,13 @@ impl Requester {
     /// When to come back with [`Self::on_tick`].
     pub fn deadline(&self) -> Option<Time> {
         match self.phase {
-            Phase::Planning | Phase::Over => None,
+            Phase::Planning | Phase::Mending | Phase::Over => None,
             Phase::Leasing { until } => {
                 let doubt = self.doubt.as_ref().map_or(until, |doubt| doubt.until);
                 Some(until.min(doubt).min(self.next_ping).min(self.silence()))
             }
-            Phase::Running => {
-                let verdict = self.suspicion.map_or(self.next_ping, |since| since.after(GRACE));
-                Some(self.next_ping.min(verdict).min(self.silence()).min(self.progress.after(STALL)))
-            }
+            Phase::Running => Some(self.next_look().min(self.progress.after(STALL))),
+            Phase::Waiting { until } | Phase::Rejoining { until } => Some(until.min(self.next_look())),
             Phase::Settling { until, .. } | Phase::Pausing { until } => Some(until),
         }
     }
@@ -407,6 +490,8 @@ impl Requester {
             FromStage::Decline(decline) => self.declined(index, decline, now),
             FromStage::Token(token) => self.sampled(index, token, now),
             FromStage::Failed(failure) => self.failed(index, failure, now),
+            FromStage::Rejoined(rejoined) => self.rejoined(index, rejoined, now),
+            FromStage::HopBroken(broken) => self.hop_broken(index, broken, now),
             FromStage::Settled(report) => {
                 self.control(index).answered(Some(report));
                 self.settled_by_all();
@@ -422,10 +507,10 @@ impl Requester {
     fn gone(&mut self, index: StageIndex, now: Time) {
         match self.phase {
             Phase::Leasing { .. } => self.unreachable(index, now),
-            Phase::Running => {
+            Phase::Running | Phase::Mending | Phase::Waiting { .. } | Phase::Rejoining { .. } => {
                 let control = self.control(index);
                 // One that has reported a failure closes its stream.
-                if control.evidence == Evidence::None {
+                if !control.is_lost() {
                     control.evidence = Evidence::Gone;
                 }
                 self.judge(now);
@@ -441,12 +526,8 @@ impl Requester {
     fn misbehaved(&mut self, index: StageIndex, now: Time) {
         match self.phase {
             Phase::Leasing { .. } => self.unreachable(index, now),
-            Phase::Running => {
-                let control = self.control(index);
-                control.evidence = Evidence::Gone;
-                let stage = control.stage;
-                self.effects.push(Effect::Reproach(stage.peer, Fault::Broke));
-                self.over(GenerateFailure::Misbehaved { peer: stage.peer, range: stage.range });
+            Phase::Running | Phase::Mending | Phase::Waiting { .. } | Phase::Rejoining { .. } => {
+                self.condemn(Verdict::Absurd(index), now);
             }
             Phase::Settling { .. } => self.gone(index, now),
             Phase::Planning | Phase::Pausing { .. } | Phase::Over => {}
@@ -468,6 +549,22 @@ impl Requester {
         open.map(|control| control.heard.after(SILENCE)).min().unwrap_or(Time(u64::MAX))
     }
 
+    /// When something is to be done about a stage that lives, or does not.
+    fn next_look(&self) -> Time {
+        let witnesses = self.witnesses();
+        let decides = blame::decides(&witnesses, GRACE).unwrap_or(self.next_ping);
+        self.next_ping.min(decides).min(self.silence())
+    }
+
+    fn witnesses(&self) -> Vec<Witness<'_>> {
+        self.controls.iter().map(Control::witness).collect()
+    }
+
+    /// Whether the answer has begun and not ended.
+    fn is_under_way(&self) -> bool {
+        matches!(self.phase, Phase::Running | Phase::Mending | Phase::Waiting { .. } | Phase::Rejoining { .. })
+    }
+
     fn silent(&self, now: Time) -> Option<StageIndex> {
         let silent = |control: &Control| control.is_expected() && control.heard.after(SILENCE) <= now;
         (0..).map(StageIndex).zip(&self.controls).find(|(_, control)| silent(control)).map(|(index, _)| index)
@@ -479,7 +576,7 @@ impl Requester {
 
     /// Ends with a failure; what was done until then is owed to every stage but those that are gone.
     fn over(&mut self, failure: GenerateFailure) {
-        if self.phase == Phase::Running && self.new_tokens() > 0 {
+        if self.is_under_way() && self.new_tokens() > 0 {
             let lines = self.lines(|control| control.evidence != Evidence::Gone);
             if !lines.is_empty() {
                 self.effects.push(Effect::Owe { positions: self.next, lines });
@@ -500,8 +597,10 @@ impl Requester {
         self.effects.extend(open.map(|control| Effect::Close(control.stream)));
     }
 
+    /// What is owed to the stages that were told to compute, and to those of earlier chains that were let go.
     fn lines(&self, owed: impl Fn(&Control) -> bool) -> Vec<CreditLine> {
-        let owed = self.controls.iter().filter(|control| owed(control));
-        owed.map(|control| self.job.line(control.stage, self.next)).collect()
+        let owed = self.controls.iter().filter(|control| control.began && owed(control));
+        let lines = owed.map(|control| control.line(&self.job, self.next));
+        lines.chain(self.dismissed.iter().copied()).collect()
     }
 }

@@ -3,7 +3,9 @@
 use crate::amounts::Mflop;
 use crate::amounts::Position;
 use crate::amounts::Time;
+use crate::ids::PeerKey;
 use crate::ids::StageIndex;
+use crate::ids::Token;
 use crate::session::blame;
 use crate::session::blame::Evidence;
 use crate::session::blame::Verdict;
@@ -17,14 +19,19 @@ use crate::session::requester::Requester;
 use crate::session::requester::SETTLE;
 use crate::session::requester::STALL;
 use crate::units::Stage;
+use crate::wire::control::Break;
+use crate::wire::control::HopBroken;
 use crate::wire::control::StageFailure;
 use crate::wire::control::TailFinish;
+use crate::wire::control::TokenLogprobs;
 use crate::wire::control::TokenOut;
+use crate::wire::credit::CreditLine;
 
 impl Requester {
     pub(super) fn sampled(&mut self, index: StageIndex, token: TokenOut, now: Time) {
         match self.phase {
-            Phase::Running => {}
+            // A tail that stands in no newer chain yet still says what it has.
+            Phase::Running | Phase::Mending | Phase::Waiting { .. } | Phase::Rejoining { .. } => {}
             // Sampled before the tail heard that it is enough.
             Phase::Settling { .. } => return,
             Phase::Planning | Phase::Pausing { .. } | Phase::Leasing { .. } | Phase::Over => {
@@ -34,19 +41,35 @@ impl Requester {
         if !self.is_next(index, &token) {
             return self.misbehaved(index, now);
         }
-        self.next = self.next.plus(Position(1));
-        self.progress = now;
-        let TokenOut { position, token, finish, logprobs, .. } = token;
-        self.effects.push(Effect::Token { position, token, logprobs });
-        if finish.is_some() {
-            self.settle(finish, now);
+        if self.phase == Phase::Running {
+            self.trouble = None;
+            self.avoided.clear();
+            self.severed.clear();
         }
+        self.accept(token.token, token.logprobs, now);
+        if token.finish.is_some() {
+            self.settle(token.finish, now);
+        }
+    }
+
+    /// Takes the next token into the list.
+    pub(super) fn accept(&mut self, token: Token, logprobs: Option<TokenLogprobs>, now: Time) {
+        let position = self.next;
+        self.next = position.plus(Position(1));
+        self.accepted.push(token);
+        self.progress = now;
+        self.effects.push(Effect::Token { position, token, logprobs });
     }
 
     /// Whether the tail says what it has to: the next token of the vocabulary, and its end where the end is.
     fn is_next(&self, index: StageIndex, token: &TokenOut) -> bool {
-        usize::from(index.0) + 1 == self.controls.len()
-            && token.epoch == self.epoch
+        let Some(control) = self.controls.get(usize::from(index.0)) else { return false };
+        let epoch = match self.phase {
+            Phase::Running => token.epoch == self.epoch,
+            _ => token.epoch < self.epoch.next() && control.held.is_none(),
+        };
+        control.stage.range.end() == self.job.shape.units()
+            && epoch
             && token.position == self.next
             && token.token.0 < self.job.shape.vocab
             && token.finish == self.job.ending().of(token.position, token.token)
@@ -55,10 +78,10 @@ impl Requester {
     pub(super) fn failed(&mut self, index: StageIndex, failure: StageFailure, now: Time) {
         match self.phase {
             Phase::Leasing { .. } => self.failed_early(index, &failure, now),
-            Phase::Running => {
+            Phase::Running | Phase::Mending | Phase::Waiting { .. } | Phase::Rejoining { .. } => {
                 let control = self.control(index);
-                if control.evidence == Evidence::None {
-                    control.evidence = Evidence::Reported(failure);
+                if !control.is_lost() {
+                    control.evidence = Evidence::Failed(failure);
                 }
                 self.judge(now);
             }
@@ -67,14 +90,43 @@ impl Requester {
         }
     }
 
-    /// Ends the generation if it is certain who is to blame; otherwise waits a little for more.
-    pub(super) fn judge(&mut self, now: Time) {
-        let evidence = self.evidence();
-        match blame::certain(&evidence) {
-            Some(verdict) => self.condemn(verdict),
-            None => {
-                self.suspicion.get_or_insert(now);
+    /// A stage lost a neighbour. Whoever is complained of is asked at once whether it lives.
+    pub(super) fn hop_broken(&mut self, index: StageIndex, broken: HopBroken, now: Time) {
+        // An older chain's hops are to break.
+        if broken.epoch != self.epoch {
+            return;
+        }
+        match self.phase {
+            Phase::Leasing { .. } => self.lost_early(index, broken.stage, now),
+            Phase::Running | Phase::Rejoining { .. } => {
+                let control = self.control(index);
+                if control.evidence == Evidence::None {
+                    control.evidence = Evidence::Complains { of: broken.stage, how: broken.how, since: now };
+                    self.next_ping = now;
+                    self.ping(now);
+                }
+                self.judge(now);
             }
+            Phase::Planning
+            | Phase::Pausing { .. }
+            | Phase::Mending
+            | Phase::Waiting { .. }
+            | Phase::Settling { .. }
+            | Phase::Over => {}
+        }
+    }
+
+    /// Mends the chain if it is certain what is wrong with it; otherwise waits for more.
+    pub(super) fn judge(&mut self, now: Time) {
+        match self.phase {
+            Phase::Running | Phase::Rejoining { .. } => {
+                if let Some(verdict) = blame::verdict(&self.witnesses(), GRACE, now) {
+                    self.condemn(verdict, now);
+                }
+            }
+            // The next try does without them.
+            Phase::Mending | Phase::Waiting { .. } => self.let_go_of_lost(),
+            Phase::Planning | Phase::Pausing { .. } | Phase::Leasing { .. } | Phase::Settling { .. } | Phase::Over => {}
         }
     }
 
@@ -82,42 +134,73 @@ impl Requester {
         if let Some(silent) = self.silent(now) {
             return self.gone(silent, now);
         }
-        if self.suspicion.is_some_and(|since| since.after(GRACE) <= now) {
-            let evidence = self.evidence();
-            if let Some(verdict) = blame::verdict(&evidence) {
-                return self.condemn(verdict);
-            }
-        }
-        if self.progress.after(STALL) <= now {
+        self.judge(now);
+        if self.phase == Phase::Running && self.progress.after(STALL) <= now {
             let tail = self.controls.len().saturating_sub(1);
-            self.condemn(Verdict::Lost(StageIndex(u16::try_from(tail).unwrap_or(u16::MAX))));
+            self.condemn(Verdict::Lost(StageIndex(u16::try_from(tail).unwrap_or(u16::MAX))), now);
         }
     }
 
-    fn evidence(&self) -> Vec<Evidence> {
-        self.controls.iter().map(|control| control.evidence.clone()).collect()
-    }
-
-    fn condemn(&mut self, verdict: Verdict) {
-        let index = match verdict {
-            Verdict::Lost(index) | Verdict::Failed(index, _) => index,
-        };
-        let Some(control) = self.controls.get_mut(usize::from(index.0)) else {
-            // A stage accused one that the chain does not have.
-            let accuser = self.controls.iter().find(|control| control.evidence != Evidence::None);
-            let Some(Stage { peer, range }) = accuser.map(|control| control.stage) else { return };
-            return self.over(GenerateFailure::Misbehaved { peer, range });
-        };
-        let Stage { peer, range } = control.stage;
+    /// Goes on without what is to blame.
+    pub(super) fn condemn(&mut self, verdict: Verdict, now: Time) {
         match verdict {
-            Verdict::Lost(_) => {
-                let fault = if control.closed { Fault::Unreachable } else { Fault::Broke };
+            Verdict::Lost(index) => {
+                let control = self.control(index);
                 control.evidence = Evidence::Gone;
-                self.effects.push(Effect::Reproach(peer, fault));
-                self.over(GenerateFailure::StageLost { peer, range });
+                let (Stage { peer, range }, closed) = (control.stage, control.closed);
+                let fault = if closed { Fault::Unreachable } else { Fault::Broke };
+                self.go_on_without(peer, Some(fault), GenerateFailure::StageLost { peer, range }, now);
             }
-            Verdict::Failed(_, failure) => self.over(GenerateFailure::StageFailed { peer, range, failure }),
+            Verdict::Failed(index, failure) => {
+                let Stage { peer, range } = self.control(index).stage;
+                let failed = GenerateFailure::StageFailed { peer, range, failure: failure.clone() };
+                match failure {
+                    // So would any other: the arithmetic is the same everywhere.
+                    StageFailure::NonFinite => self.over(failed),
+                    StageFailure::HopLost { .. }
+                    | StageFailure::BadFrame { .. }
+                    | StageFailure::Engine(_)
+                    | StageFailure::Expired
+                    | StageFailure::Draining
+                    | StageFailure::BadRequest => self.go_on_without(peer, None, failed, now),
+                }
+            }
+            Verdict::Absurd(index) => {
+                let control = self.control(index);
+                control.evidence = Evidence::Gone;
+                let Stage { peer, range } = control.stage;
+                self.go_on_without(peer, Some(Fault::Broke), GenerateFailure::Misbehaved { peer, range }, now);
+            }
+            Verdict::Severed { by, of, how } => self.go_round(by, of, how, now),
         }
+    }
+
+    fn go_on_without(&mut self, peer: PeerKey, fault: Option<Fault>, cause: GenerateFailure, now: Time) {
+        self.effects.extend(fault.map(|fault| Effect::Reproach(peer, fault)));
+        self.avoided.insert(peer);
+        if self.is_under_way() {
+            self.mend(cause, now);
+        }
+    }
+
+    /// Goes round a hop whose ends both live.
+    fn go_round(&mut self, by: StageIndex, of: StageIndex, how: Break, now: Time) {
+        let (accuser, accused) = (self.control(by).stage, self.control(of).stage);
+        if accuser.peer == accused.peer {
+            // No network lies between them.
+            return self.condemn(Verdict::Lost(of), now);
+        }
+        let upstream = self.upstream(by) == of;
+        let (from, to) = if upstream { (accused, accuser) } else { (accuser, accused) };
+        self.severed.insert((from.peer, to.peer));
+        let cause = match how {
+            Break::Lost => GenerateFailure::HopFailed { from: from.peer, to: to.peer, range: to.range },
+            Break::Breach => {
+                let failure = StageFailure::BadFrame { stage: of, peer: accused.peer };
+                GenerateFailure::StageFailed { peer: accuser.peer, range: accuser.range, failure }
+            }
+        };
+        self.mend(cause, now);
     }
 
     /// Asks for the entry to be signed; its answer and the stages' are waited for, for a bounded time.
@@ -139,10 +222,16 @@ impl Requester {
         let Phase::Settling { tell, lines, .. } = &self.phase else { return };
         if let Some(reason) = *tell {
             let stages = self.controls.iter().map(|control| control.report()).collect();
-            let owed = (0..self.controls.len()).map(|index| lines.get(index).map_or(Mflop::ZERO, |line| line.work));
+            let owed = self.controls.iter().map(|control| owed(control.stage, lines));
             let finish = Finish { reason, stages, owed: owed.collect() };
             self.effects.push(Effect::Finished(finish));
         }
         self.close_all();
     }
+}
+
+/// What of the lines is a stage's.
+fn owed(stage: Stage, lines: &[CreditLine]) -> Mflop {
+    let line = lines.iter().find(|line| line.stage == stage.peer && line.range == stage.range);
+    line.map_or(Mflop::ZERO, |line| line.work)
 }

@@ -13,6 +13,7 @@ use crate::session::step::StepInput;
 use crate::shape::WireDtype;
 use crate::wire::control::Feed;
 use crate::wire::control::LastFeed;
+use crate::wire::control::MAX_FEED;
 use crate::wire::hop::Frame;
 use crate::wire::hop::FrameHeader;
 use crate::wire::hop::HopRefusal;
@@ -76,8 +77,21 @@ pub(super) struct Frames {
 }
 
 impl Frames {
-    pub(super) fn new(terms: Terms) -> Self {
-        Self { terms, expected: Step(0), next: Position(0), rows: 0, queue: VecDeque::new() }
+    /// Those of a chain that goes on after `cached` positions, or earlier.
+    pub(super) fn new(terms: Terms, cached: Position) -> Self {
+        Self { terms, expected: Step(0), next: cached, rows: 0, queue: VecDeque::new() }
+    }
+
+    /// Only positions before `keep` are cached. Frames may have come before the word of it.
+    fn resume(&mut self, keep: Position) -> Result<(), Violation> {
+        match self.queue.front() {
+            Some(frame) if frame.header.first > keep => Err(Violation::Refused(HopRefusal::OutOfOrder)),
+            Some(_) => Ok(()),
+            None => {
+                self.next = keep;
+                Ok(())
+            }
+        }
     }
 
     /// Takes a frame into the queue. One that was seen already is dropped.
@@ -177,6 +191,46 @@ pub(super) struct Tokens {
     expected: Step,
     /// The hop's step that brought the queue's only token.
     brought_by: Option<Step>,
+    /// The tokens that came over the hop, and the position of the first.
+    heard: Heard,
+}
+
+/// Tokens that the driver heard from the tail, maybe before the requester.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Heard {
+    first: Position,
+    tokens: Vec<Token>,
+}
+
+impl Heard {
+    fn push(&mut self, position: Position, token: Token) {
+        if self.tokens.is_empty() {
+            self.first = position;
+        }
+        self.tokens.push(token);
+    }
+
+    /// Those from `known` on, as many as one message carries. None if there is a hole before them.
+    pub(super) fn since(&self, known: Position) -> Vec<Token> {
+        if known < self.first {
+            return Vec::new();
+        }
+        let skipped = known.minus(self.first).0 as usize;
+        self.tokens.iter().skip(skipped).take(MAX_FEED).copied().collect()
+    }
+
+    /// Takes those of a newer chain, which go on where these end or earlier.
+    fn extend(&mut self, newer: Self) {
+        if newer.tokens.is_empty() {
+            return;
+        }
+        self.tokens.truncate(newer.first.minus(self.first).0 as usize);
+        if self.tokens.is_empty() || newer.first < self.first {
+            *self = newer;
+        } else {
+            self.tokens.extend(newer.tokens);
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -198,6 +252,7 @@ impl Tokens {
             prompt: Prompt::Growing,
             expected: Step(0),
             brought_by: None,
+            heard: Heard::default(),
         }
     }
 
@@ -233,6 +288,7 @@ impl Tokens {
         self.expected = self.expected.next();
         self.queue.push_back(frame.token);
         self.brought_by = Some(frame.step);
+        self.heard.push(frame.position, frame.token);
         Ok(())
     }
 
@@ -273,6 +329,24 @@ pub(super) enum Inflow {
 }
 
 impl Inflow {
+    /// Goes on after `keep` positions.
+    pub(super) fn resume(&mut self, keep: Position) -> Result<(), Violation> {
+        match self {
+            Self::Tokens(tokens) => {
+                tokens.next = keep;
+                Ok(())
+            }
+            Self::Frames(frames) => frames.resume(keep),
+        }
+    }
+
+    /// Adds what the driver heard in this chain to what it did in earlier ones.
+    pub(super) fn add_heard(&self, heard: &mut Heard) {
+        if let Self::Tokens(tokens) = self {
+            heard.extend(tokens.heard.clone());
+        }
+    }
+
     pub(super) fn waiting(&self) -> Option<Waiting> {
         match self {
             Self::Tokens(tokens) => tokens.waiting(),

@@ -2,14 +2,22 @@
 //!
 //! ```text
 //!  Offered ──hop opened, upstream attached: Accept──▶ Running ──Settle──▶ Settling ──stored: Settled──▶ Settled
-//!     └──────────Decline──────────▶ Ended ◀── control closed, lease expired, neighbour lost or in breach ──┘
+//!     │                                               │  ▲                                             │
+//!     │                                   Reconfigure ▼  │ Resume                                      │
+//!     │                    Rejoining ──stopped, hops open: Rejoined──▶ Ready                           │
+//!     └──────────Decline──────────▶ Ended ◀── control closed, lease expired, engine failed ────────────┘
 //! ```
+//!
+//! A stage that loses a neighbour says so and holds what it has; what becomes of the session is the requester's decision. The
+//! lease, the cache and the journal outlive a chain; hops do not, so nothing of an old chain can arrive in a new one.
 //!
 //! Whatever ends it frees the engine's stage, closes both hops and the control stream, each once. Steps are taken
 //! from outside ([`LeasedStage::waiting`], [`LeasedStage::take`]), since the engine is shared between sessions.
 
 mod inflow;
+mod journal;
 mod outflow;
+mod rejoin;
 mod terms;
 #[cfg(test)]
 mod tests;
@@ -22,15 +30,19 @@ use crate::amounts::Mflop;
 use crate::amounts::Position;
 use crate::amounts::Span;
 use crate::amounts::Time;
+use crate::ids::Epoch;
 use crate::ids::PeerKey;
 use crate::ids::StageIndex;
 use crate::ids::StreamId;
 use crate::ids::Token;
 use crate::session::stage::inflow::Frames;
+use crate::session::stage::inflow::Heard;
 use crate::session::stage::inflow::Inflow;
 use crate::session::stage::inflow::Tokens;
 use crate::session::stage::inflow::Violation;
+use crate::session::stage::journal::Journal;
 use crate::session::stage::outflow::Outflow;
+use crate::session::stage::outflow::Rows;
 pub use crate::session::stage::terms::Terms;
 use crate::session::step::StepFailure;
 use crate::session::step::StepInput;
@@ -38,6 +50,8 @@ use crate::session::step::StepOutput;
 use crate::session::step::StepWanted;
 use crate::session::streams::Outgoing;
 use crate::shape::WireDtype;
+use crate::wire::control::Begins;
+use crate::wire::control::Break;
 use crate::wire::control::Decline;
 use crate::wire::control::DeclineReason;
 use crate::wire::control::FromStage;
@@ -137,12 +151,18 @@ struct Flight {
     first: Position,
     count: u32,
     sample: Sample,
+    /// The chain in which it was taken.
+    epoch: Epoch,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     Offered,
     Running,
+    /// Stands in a newer chain in which its neighbours have not come yet, or the engine has not stopped.
+    Rejoining,
+    /// Waits for the word where to go on.
+    Ready,
     /// The session has ended in order; the entry is being stored.
     Settling,
     Settled,
@@ -159,6 +179,16 @@ pub struct LeasedStage {
     outflow: Outflow,
     flights: VecDeque<Flight>,
     phase: Phase,
+    /// Positions that the cache holds.
+    length: Position,
+    /// The most that it held.
+    reach: Position,
+    /// Work on positions that it held and had to forget.
+    rewound: Mflop,
+    /// What the driver heard in earlier chains.
+    heard: Heard,
+    /// How many tokens the requester knew when it asked last.
+    known: Position,
     /// Until when the neighbours must have come.
     setup: Time,
     /// When the lease runs out.
@@ -171,11 +201,16 @@ impl LeasedStage {
     /// Takes up an offer that came on `control`, and opens the hop downstream under the id `hop`.
     pub fn new(terms: Terms, control: StreamId, hop: StreamId, now: Time) -> (Self, Vec<Effect>) {
         let mut stage = Self {
-            inflow: inflow(&terms),
-            outflow: Outflow::new(hop),
+            inflow: inflow(&terms, Position::ZERO),
+            outflow: Outflow::new(hop, row_bytes(&terms), journal(&terms)),
             upstream: None,
             flights: VecDeque::new(),
             phase: Phase::Offered,
+            length: Position::ZERO,
+            reach: Position::ZERO,
+            rewound: Mflop::ZERO,
+            heard: Heard::default(),
+            known: Position::ZERO,
             setup: now.after(SETUP),
             expires: now.after(terms.expires_after),
             report: StageReport::default(),
@@ -207,6 +242,9 @@ impl LeasedStage {
                 Inflow::Tokens(_) | Inflow::Frames(_) => self.fail(StageFailure::BadRequest),
             },
             ToStage::Settle(entry) => self.settle(entry),
+            // Takes a stream, so it comes by a way of its own.
+            ToStage::Reconfigure(_) => self.fail(StageFailure::BadRequest),
+            ToStage::Resume(resume) => self.resume(resume),
         }
         self.drain()
     }
@@ -230,45 +268,42 @@ impl LeasedStage {
                 self.outflow.opened();
                 self.accept_when_attached();
             }
-            HopBack::Taken(step) => {
-                if self.outflow.taken(step).is_err() {
-                    self.blame(self.terms.downstream());
-                }
-            }
+            HopBack::Taken(step) => match self.outflow.taken(step) {
+                Ok(()) => self.send_again(),
+                Err(_) => self.downstream_broken(Break::Breach),
+            },
             // A newer chain exists without this stage, or one in which it waits for the requester's word.
-            HopBack::Fenced(_) => self.downstream_lost(),
+            HopBack::Fenced(_) => self.downstream_broken(Break::Lost),
             // If the refusal is this stage's doing, the neighbour says so to the requester.
-            HopBack::Refused(_) => self.downstream_lost(),
+            HopBack::Refused(_) => self.downstream_broken(Break::Lost),
         }
         self.drain()
     }
 
     /// The stage's own hop could not be opened, or has ended.
     pub fn on_downstream_lost(&mut self) -> Vec<Effect> {
-        self.downstream_lost();
+        self.outflow.lose();
+        self.broken(self.terms.downstream(), DeclineReason::DownstreamUnreachable, Break::Lost);
         self.drain()
     }
 
     /// The upstream neighbour's hop has ended.
     pub fn on_upstream_lost(&mut self) -> Vec<Effect> {
         self.upstream = None;
-        let (stage, peer) = self.neighbour(self.terms.upstream());
-        self.lost(DeclineReason::UpstreamMissing, StageFailure::HopLost { stage, peer });
+        self.broken(self.terms.upstream(), DeclineReason::UpstreamMissing, Break::Lost);
         self.drain()
     }
 
     /// The upstream neighbour sent bytes that are no message.
     pub fn on_upstream_malformed(&mut self) -> Vec<Effect> {
         self.upstream = None;
-        if matches!(self.phase, Phase::Offered | Phase::Running) {
-            self.blame(self.terms.upstream());
-        }
+        self.broken(self.terms.upstream(), DeclineReason::UpstreamMissing, Break::Breach);
         self.drain()
     }
 
     /// The upstream neighbour sent something.
     pub fn on_forward(&mut self, message: HopForward) -> Vec<Effect> {
-        if matches!(self.phase, Phase::Offered | Phase::Running) {
+        if self.is_in_chain() {
             let accepted = match (&mut self.inflow, message) {
                 (Inflow::Frames(frames), HopForward::Frame(frame)) => frames.accept(frame),
                 (Inflow::Tokens(tokens), HopForward::Token(frame)) => tokens.accept(frame),
@@ -289,8 +324,9 @@ impl LeasedStage {
 
     /// The engine has done the stage's oldest step.
     pub fn on_stepped(&mut self, end: Position, output: StepOutput, took: Span) -> Vec<Effect> {
-        if self.phase == Phase::Running {
+        if matches!(self.phase, Phase::Running | Phase::Rejoining) {
             self.stepped(end, output, took);
+            self.rejoin_when_ready();
         }
         self.drain()
     }
@@ -300,10 +336,10 @@ impl LeasedStage {
         if self.phase == Phase::Offered {
             // The engine made no room.
             self.decline(DeclineReason::NoMemory);
-        } else if self.phase == Phase::Running {
+        } else if self.is_in_chain() {
             match failure {
                 StepFailure::NonFinite => self.fail(StageFailure::NonFinite),
-                StepFailure::BadInput => self.blame_input(),
+                StepFailure::BadInput => self.input_refused(),
                 StepFailure::Engine(message) => self.fail(StageFailure::Engine(printable(&message, MAX_MESSAGE))),
             }
         }
@@ -339,6 +375,8 @@ impl LeasedStage {
             self.decline(reason);
         } else if self.phase != Phase::Ended && self.expires <= now {
             self.fail(StageFailure::Expired);
+        } else if self.phase == Phase::Rejoining && self.setup <= now {
+            self.miss_neighbours();
         }
         self.drain()
     }
@@ -357,7 +395,8 @@ impl LeasedStage {
         if let (Some(step), Some(stream)) = (taken.step, self.upstream) {
             self.effects.push(Effect::Send(stream, Outgoing::Back(HopBack::Taken(step))));
         }
-        self.flights.push_back(Flight { first: taken.first, count: taken.count, sample: taken.sample });
+        let epoch = self.terms.epoch;
+        self.flights.push_back(Flight { first: taken.first, count: taken.count, sample: taken.sample, epoch });
         let step = TakenStep { first: taken.first, input: taken.input, wanted: self.wanted(taken.sample) };
         Some((step, self.drain()))
     }
@@ -382,9 +421,14 @@ impl LeasedStage {
         &self.terms
     }
 
-    /// The stage's own hop.
-    pub fn downstream(&self) -> StreamId {
-        self.outflow.stream
+    /// Bytes of what it could send again.
+    pub fn journal(&self) -> Bytes {
+        Bytes(self.outflow.journal_bytes())
+    }
+
+    /// Forgets what it could send again, unless it is just doing so. If that is needed, it is computed again.
+    pub fn evict_journal(&mut self) {
+        self.outflow.evict();
     }
 
     /// What it counted.
@@ -394,7 +438,10 @@ impl LeasedStage {
 
     /// When to come back with [`Self::on_tick`].
     pub fn deadline(&self) -> Time {
-        if self.phase == Phase::Offered { self.setup.min(self.expires) } else { self.expires }
+        match self.phase {
+            Phase::Offered | Phase::Rejoining => self.setup.min(self.expires),
+            Phase::Running | Phase::Ready | Phase::Settling | Phase::Settled | Phase::Ended => self.expires,
+        }
     }
 
     fn drain(&mut self) -> Vec<Effect> {
@@ -407,9 +454,13 @@ impl LeasedStage {
 
     fn accept_when_attached(&mut self) {
         if self.phase == Phase::Offered && self.upstream.is_some() && self.outflow.is_opened() {
-            self.phase = Phase::Running;
+            self.phase = match self.terms.begins {
+                Begins::Here => Phase::Running,
+                Begins::Earlier => Phase::Ready,
+            };
             self.tell(FromStage::Accept);
         }
+        self.rejoin_when_ready();
     }
 
     fn stepped(&mut self, end: Position, output: StepOutput, took: Span) {
@@ -418,10 +469,13 @@ impl LeasedStage {
         };
         self.report.positions = self.report.positions.plus(Position(flight.count));
         self.report.busy = self.report.busy.plus(took);
+        (self.length, self.reach) = (end, self.reach.max(end));
         match output {
-            StepOutput::Hidden(payload) if !self.is_tail() => self.pass_on(flight, payload),
+            StepOutput::Hidden(payload) if !self.is_tail() && self.is_whole(&flight, &payload) => {
+                self.pass_on(flight, payload);
+            }
             StepOutput::Sampled { token, logprobs } if self.is_tail() && flight.sample == Sample::LastRow => {
-                self.sampled(end, token, logprobs);
+                self.sampled(flight, end, token, logprobs);
             }
             StepOutput::Nothing if self.is_tail() && flight.sample == Sample::No => {}
             StepOutput::Hidden(_) | StepOutput::Sampled { .. } | StepOutput::Nothing => {
@@ -430,39 +484,56 @@ impl LeasedStage {
         }
     }
 
+    fn is_whole(&self, flight: &Flight, payload: &bytes::Bytes) -> bool {
+        payload.len() as u64 == self.terms.dtype_out.row_bytes(self.terms.shape.width) * u64::from(flight.count)
+    }
+
+    /// Keeps what was computed, and sends what the next stage lacks of it, if it is there.
     fn pass_on(&mut self, flight: Flight, payload: bytes::Bytes) {
-        self.report.payload = self.report.payload.plus(Bytes(payload.len() as u64));
+        let rows = Rows { first: flight.first, count: flight.count, payload };
+        if let Some(rows) = self.outflow.computed(rows)
+            && flight.epoch == self.terms.epoch
+        {
+            self.send_rows(rows, flight.sample);
+        }
+    }
+
+    fn send_rows(&mut self, rows: Rows, sample: Sample) {
+        let Some(stream) = self.outflow.stream() else { return };
+        self.report.payload = self.report.payload.plus(Bytes(rows.payload.len() as u64));
         self.report.frames += 1;
         let header = FrameHeader {
             session: self.terms.key.session,
             stage: self.terms.downstream(),
             epoch: self.terms.epoch,
             step: self.outflow.send(),
-            first: flight.first,
-            count: flight.count,
+            first: rows.first,
+            count: rows.count,
             dtype: self.terms.dtype_out,
-            sample: flight.sample,
+            sample,
         };
-        self.forward(HopForward::Frame(Frame { header, payload }));
+        let frame = HopForward::Frame(Frame { header, payload: rows.payload });
+        self.effects.push(Effect::Send(stream, Outgoing::Forward(frame)));
     }
 
-    fn sampled(&mut self, position: Position, token: Token, logprobs: Option<TokenLogprobs>) {
-        let epoch = self.terms.epoch;
+    /// A token of a chain that was left meanwhile is the requester's to know, and its to feed.
+    fn sampled(&mut self, flight: Flight, position: Position, token: Token, logprobs: Option<TokenLogprobs>) {
+        let epoch = flight.epoch;
         let finish = self.terms.ending().and_then(|ending| ending.of(position, token));
         self.tell(FromStage::Token(TokenOut { epoch, position, token, finish, logprobs }));
-        if finish.is_none() {
+        if finish.is_none()
+            && epoch == self.terms.epoch
+            && let Some(stream) = self.outflow.stream()
+        {
             self.report.frames += 1;
             let (session, step) = (self.terms.key.session, self.outflow.send());
-            self.forward(HopForward::Token(TokenFrame { session, epoch, step, position, token }));
+            let frame = HopForward::Token(TokenFrame { session, epoch, step, position, token });
+            self.effects.push(Effect::Send(stream, Outgoing::Forward(frame)));
         }
     }
 
-    fn forward(&mut self, message: HopForward) {
-        self.effects.push(Effect::Send(self.outflow.stream, Outgoing::Forward(message)));
-    }
-
     fn settle(&mut self, entry: Box<CreditEntry>) {
-        if self.phase != Phase::Running {
+        if !matches!(self.phase, Phase::Running | Phase::Rejoining | Phase::Ready) {
             return self.tell(FromStage::NotSettled(SettleRefusal::Invalid));
         }
         // What is in flight is of no use any more, and the memory of some to others.
@@ -482,55 +553,18 @@ impl LeasedStage {
         let (header, terms) = (&entry.header.value, &self.terms);
         let named =
             header.requester == terms.requester && header.session == terms.key.session && header.model == terms.model;
-        let me = terms.peer(terms.key.stage);
+        let me = terms.peer(terms.stage);
         let lines = || entry.lines.iter().filter(|line| line.stage == me && line.range == terms.range);
         if !named || lines().next().is_none() {
             return Err(SettleRefusal::Invalid);
         }
         let work = |positions| terms.shape.work(terms.range, Position::ZERO, positions);
         let owed: Mflop = lines().map(|line| line.work).sum();
-        let counted = self.report.positions;
-        if owed < work(header.positions) || header.positions.plus(OVERSHOOT) < counted {
-            return Err(SettleRefusal::TooLittle { counted: work(counted) });
+        // What had to be computed again is owed again.
+        if owed < work(header.positions).plus(self.rewound) || header.positions.plus(OVERSHOOT) < self.reach {
+            return Err(SettleRefusal::TooLittle { counted: work(self.reach).plus(self.rewound) });
         }
         Ok(())
-    }
-
-    fn downstream_lost(&mut self) {
-        let (stage, peer) = self.neighbour(self.terms.downstream());
-        self.lost(DeclineReason::DownstreamUnreachable, StageFailure::HopLost { stage, peer });
-    }
-
-    fn lost(&mut self, decline: DeclineReason, failure: StageFailure) {
-        match self.phase {
-            Phase::Offered => self.decline(decline),
-            Phase::Running => self.fail(failure),
-            // The session has ended in order; its hops end in any.
-            Phase::Settling | Phase::Settled | Phase::Ended => {}
-        }
-    }
-
-    fn refuse(&mut self, violation: Violation) {
-        if let Some(stream) = self.upstream {
-            let answer = match violation {
-                Violation::Fenced(epoch) => HopBack::Fenced(epoch),
-                Violation::Refused(refusal) => HopBack::Refused(refusal),
-            };
-            self.effects.push(Effect::Send(stream, Outgoing::Back(answer)));
-        }
-        self.blame(self.terms.upstream());
-    }
-
-    fn blame_input(&mut self) {
-        match self.inflow {
-            Inflow::Tokens(_) => self.fail(StageFailure::BadRequest),
-            Inflow::Frames(_) => self.blame(self.terms.upstream()),
-        }
-    }
-
-    fn blame(&mut self, neighbour: StageIndex) {
-        let (stage, peer) = self.neighbour(neighbour);
-        self.fail(StageFailure::BadFrame { stage, peer });
     }
 
     fn decline(&mut self, reason: DeclineReason) {
@@ -550,10 +584,10 @@ impl LeasedStage {
         if before == Phase::Ended {
             return;
         }
-        if matches!(before, Phase::Offered | Phase::Running) {
+        if !matches!(before, Phase::Settling | Phase::Settled) {
             self.effects.push(Effect::Free);
         }
-        let streams = [Some(self.outflow.stream), self.upstream.take(), Some(self.control)];
+        let streams = [self.outflow.lose(), self.upstream.take(), Some(self.control)];
         self.effects.extend(streams.into_iter().flatten().map(Effect::Close));
         self.effects.push(Effect::Ended);
     }
@@ -567,29 +601,45 @@ impl LeasedStage {
     }
 
     fn is_tail(&self) -> bool {
-        self.terms.key.stage == self.terms.chain.tail()
+        self.terms.stage == self.terms.chain.tail()
     }
 
-    fn neighbour(&self, index: StageIndex) -> (StageIndex, PeerKey) {
-        (index, self.terms.peer(index))
+    /// Whether it takes part in a session that has not ended.
+    fn is_in_chain(&self) -> bool {
+        matches!(self.phase, Phase::Offered | Phase::Running | Phase::Rejoining | Phase::Ready)
     }
 }
 
-fn inflow(terms: &Terms) -> Inflow {
+fn inflow(terms: &Terms, cached: Position) -> Inflow {
     let (session, epoch) = (terms.key.session, terms.epoch);
-    if terms.key.stage == StageIndex(0) {
-        let row = WireDtype::F32.row_bytes(terms.shape.width).max(1);
-        let alone = terms.chain.tail() == StageIndex(0);
-        let chunk = if alone { CHUNK_ALONE } else { CHUNK };
-        let chunk = u32::try_from(u64::from(MAX_PAYLOAD) / row).unwrap_or(chunk).clamp(1, chunk);
+    if terms.stage == StageIndex(0) {
+        let chunk = chunk(terms, WireDtype::F32);
         return Inflow::Tokens(Tokens::new(session, epoch, terms.budget, terms.shape.vocab, chunk));
     }
-    Inflow::Frames(Frames::new(inflow::Terms {
+    let terms = inflow::Terms {
         session,
-        stage: terms.key.stage,
+        stage: terms.stage,
         epoch,
         dtype: terms.dtype_in,
         row_bytes: terms.dtype_in.row_bytes(terms.shape.width),
         budget: terms.budget,
-    }))
+    };
+    Inflow::Frames(Frames::new(terms, cached))
+}
+
+/// Positions of one step of a prompt, or of what is sent again: as many as a frame can carry.
+fn chunk(terms: &Terms, dtype: WireDtype) -> u32 {
+    let row = dtype.row_bytes(terms.shape.width).max(1);
+    let alone = terms.chain.tail() == StageIndex(0);
+    let chunk = if alone { CHUNK_ALONE } else { CHUNK };
+    u32::try_from(u64::from(MAX_PAYLOAD) / row).unwrap_or(chunk).clamp(1, chunk)
+}
+
+fn row_bytes(terms: &Terms) -> usize {
+    usize::try_from(terms.dtype_out.row_bytes(terms.shape.width)).unwrap_or(usize::MAX)
+}
+
+/// The tail sends tokens only, and these the requester has.
+fn journal(terms: &Terms) -> Option<Journal> {
+    (terms.stage != terms.chain.tail()).then(|| Journal::new(row_bytes(terms)))
 }

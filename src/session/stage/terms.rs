@@ -12,8 +12,10 @@ use crate::shape::ModelShape;
 use crate::shape::WireDtype;
 use crate::units::Chain;
 use crate::units::UnitRange;
+use crate::wire::control::Begins;
 use crate::wire::control::DeclineReason;
 use crate::wire::control::Offer;
+use crate::wire::control::Reconfigure;
 use crate::wire::control::TailOffer;
 use crate::wire::hop::HopOpen;
 
@@ -26,6 +28,8 @@ const EXPIRY: (Span, Span) = (Span::seconds(3), Span::seconds(60));
 pub struct Terms {
     /// Names the stage in the engine.
     pub key: StageKey,
+    /// Its place in the chain.
+    pub stage: StageIndex,
     /// The chain's version.
     pub epoch: Epoch,
     /// Who asked; the only one who may control the session.
@@ -44,6 +48,10 @@ pub struct Terms {
     pub expires_after: Span,
     /// What the tail samples with; at the tail only.
     pub sampling: Option<TailOffer>,
+    /// Whether the session begins with this chain.
+    pub begins: Begins,
+    /// Unit boundaries at which hidden states are rounded. Those inside the stage are the engine's.
+    pub rounding: Vec<(u16, WireDtype)>,
     /// The dtype in which hidden states come.
     pub dtype_in: WireDtype,
     /// The dtype in which hidden states go.
@@ -63,13 +71,13 @@ impl Terms {
             && offer.budget.0 >= 2
             && offer.budget.0 <= shape.context
             && offer.sampling.is_some() == tail
-            && offer.sampling.as_ref().is_none_or(|sampling| sampling_fits(sampling, offer.budget))
-            && rounds_at_cuts_only(&offer.rounding, stage.range);
+            && offer.sampling.as_ref().is_none_or(|sampling| sampling_fits(sampling, offer.budget, offer.begins));
         if !fits {
             return Err(DeclineReason::BadOffer);
         }
         Ok(Self {
-            key: StageKey { session: offer.session, stage: offer.stage },
+            key: StageKey { session: offer.session, range: stage.range },
+            stage: offer.stage,
             epoch: offer.epoch,
             requester,
             model: offer.model,
@@ -79,19 +87,31 @@ impl Terms {
             expires_after: offer.expires_after.clamp(EXPIRY.0, EXPIRY.1),
             dtype_in: dtype_at(&offer.rounding, stage.range.start()),
             dtype_out: dtype_at(&offer.rounding, stage.range.end()),
+            rounding: offer.rounding,
+            begins: offer.begins,
             sampling: offer.sampling,
             chain: offer.chain,
         })
     }
 
+    /// Takes the stage's place in a newer chain. `None` if it has none there; the terms are as before.
+    pub fn rejoin(&mut self, newer: Reconfigure) -> Option<()> {
+        let me = self.peer(self.stage);
+        let place = newer.chain.stage(newer.stage)?;
+        let fits = place.peer == me && place.range == self.range && newer.chain.units() == self.chain.units();
+        fits.then_some(())?;
+        (self.epoch, self.stage, self.chain) = (newer.epoch, newer.stage, newer.chain);
+        Some(())
+    }
+
     /// The index of the stage whose hop comes here: the one before, or the tail for the driver.
     pub fn upstream(&self) -> StageIndex {
-        self.key.stage.0.checked_sub(1).map_or(self.chain.tail(), StageIndex)
+        self.stage.0.checked_sub(1).map_or(self.chain.tail(), StageIndex)
     }
 
     /// The index of the stage that this one's hop goes to: the next, or the driver for the tail.
     pub fn downstream(&self) -> StageIndex {
-        if self.key.stage == self.chain.tail() { StageIndex(0) } else { StageIndex(self.key.stage.0 + 1) }
+        if self.stage == self.chain.tail() { StageIndex(0) } else { StageIndex(self.stage.0 + 1) }
     }
 
     /// A neighbour's peer.
@@ -101,7 +121,7 @@ impl Terms {
 
     /// The first message of this stage's own hop.
     pub fn hop(&self) -> HopOpen {
-        HopOpen { session: self.key.session, epoch: self.epoch, from: self.key.stage, to: self.downstream() }
+        HopOpen { session: self.key.session, epoch: self.epoch, from: self.stage, to: self.downstream() }
     }
 
     /// When the tail ends the generation.
@@ -115,19 +135,19 @@ impl Terms {
     }
 }
 
-fn sampling_fits(sampling: &TailOffer, budget: Position) -> bool {
+fn sampling_fits(sampling: &TailOffer, budget: Position, begins: Begins) -> bool {
     let history = sampling.history.len() as u64;
-    let wanted = if sampling.parameters.looks_back() { u64::from(sampling.prompt_length.0) } else { 0 };
-    sampling.prompt_length.0 >= 1
+    let prompt = u64::from(sampling.prompt_length.0);
+    let needed = sampling.parameters.looks_back();
+    let fits = match begins {
+        Begins::Here => history == prompt || (history == 0 && !needed),
+        Begins::Earlier => (prompt..u64::from(budget.0)).contains(&history) || (history == 0 && !needed),
+    };
+    prompt >= 1
         && sampling.prompt_length < budget
         && sampling.max_tokens >= 1
         && sampling.end_of_generation.is_sorted()
-        && (history == wanted || history == u64::from(sampling.prompt_length.0))
-}
-
-/// A boundary inside a stage is where recovery may put one; this version rounds only what crosses a wire.
-fn rounds_at_cuts_only(rounding: &[(u16, WireDtype)], range: UnitRange) -> bool {
-    rounding.iter().all(|&(unit, dtype)| dtype == WireDtype::F32 || unit <= range.start() || unit >= range.end())
+        && fits
 }
 
 fn dtype_at(rounding: &[(u16, WireDtype)], unit: u16) -> WireDtype {

@@ -20,15 +20,20 @@ use crate::wire::bad::printable;
 use crate::wire::bad::protobuf;
 use crate::wire::bad::required;
 use crate::wire::bad::short;
+use crate::wire::bad::within;
+use crate::wire::control::Break;
 use crate::wire::control::Decline;
 use crate::wire::control::DeclineReason;
 use crate::wire::control::Feed;
 use crate::wire::control::FromStage;
+use crate::wire::control::HopBroken;
 use crate::wire::control::LastFeed;
 use crate::wire::control::MAX_CONTROL;
 use crate::wire::control::MAX_ENGINE_MESSAGE;
 use crate::wire::control::MAX_FEED;
 use crate::wire::control::MAX_LOGPROBS;
+use crate::wire::control::Rejoined;
+use crate::wire::control::Resume;
 use crate::wire::control::SettleRefusal;
 use crate::wire::control::StageFailure;
 use crate::wire::control::StageReport;
@@ -68,6 +73,10 @@ impl ToStage {
                     .map_err(|fault| BadMessage::Record { field: "credit entry", reason: fault.to_string() })?;
                 Self::Settle(Box::new(entry))
             }
+            to_stage::Kind::Reconfigure(newer) => Self::Reconfigure(Box::new(newer.try_into()?)),
+            to_stage::Kind::Resume(proto::Resume { epoch, keep, next_keep }) => {
+                Self::Resume(Resume { epoch: Epoch(epoch), keep: Position(keep), next_keep: Position(next_keep) })
+            }
         })
     }
 
@@ -78,6 +87,10 @@ impl ToStage {
             Self::Feed(feed) => to_stage::Kind::Feed(feed.into()),
             Self::Ping(number) => to_stage::Kind::Ping(*number),
             Self::Settle(entry) => to_stage::Kind::Settle(entry.encode()),
+            Self::Reconfigure(newer) => to_stage::Kind::Reconfigure((&**newer).into()),
+            Self::Resume(Resume { epoch, keep, next_keep }) => {
+                to_stage::Kind::Resume(proto::Resume { epoch: epoch.0, keep: keep.0, next_keep: next_keep.0 })
+            }
         };
         proto::ToStage { kind: Some(kind) }.encode_to_vec().into()
     }
@@ -128,6 +141,8 @@ impl TryFrom<proto::FromStage> for FromStage {
             from_stage::Kind::Failed(failure) => Self::Failed(failure.try_into()?),
             from_stage::Kind::Settled(report) => Self::Settled(report.into()),
             from_stage::Kind::NotSettled(refusal) => Self::NotSettled(refusal.try_into()?),
+            from_stage::Kind::Rejoined(rejoined) => Self::Rejoined(rejoined.try_into()?),
+            from_stage::Kind::HopBroken(broken) => Self::HopBroken(broken.try_into()?),
         })
     }
 }
@@ -145,6 +160,8 @@ impl From<&FromStage> for proto::FromStage {
             FromStage::Failed(failure) => from_stage::Kind::Failed(failure.into()),
             FromStage::Settled(report) => from_stage::Kind::Settled((*report).into()),
             FromStage::NotSettled(refusal) => from_stage::Kind::NotSettled((*refusal).into()),
+            FromStage::Rejoined(rejoined) => from_stage::Kind::Rejoined(rejoined.into()),
+            FromStage::HopBroken(broken) => from_stage::Kind::HopBroken((*broken).into()),
         };
         Self { kind: Some(kind) }
     }
@@ -201,6 +218,49 @@ impl From<&TokenLogprobs> for proto::TokenLogprobs {
     fn from(logprobs: &TokenLogprobs) -> Self {
         let (tokens, values) = logprobs.top.iter().map(|(token, value)| (token.0, *value)).unzip();
         Self { chosen: logprobs.chosen, tokens, values }
+    }
+}
+
+impl TryFrom<proto::Rejoined> for Rejoined {
+    type Error = BadMessage;
+
+    fn try_from(rejoined: proto::Rejoined) -> Result<Self, BadMessage> {
+        at_most("heard tokens", rejoined.heard.len(), MAX_FEED)?;
+        let journal = within("journal", Position(rejoined.journal), Position(0)..=Position(rejoined.length))?;
+        Ok(Self {
+            epoch: Epoch(rejoined.epoch),
+            length: Position(rejoined.length),
+            journal,
+            heard: rejoined.heard.into_iter().map(Token).collect(),
+        })
+    }
+}
+
+impl From<&Rejoined> for proto::Rejoined {
+    fn from(rejoined: &Rejoined) -> Self {
+        Self {
+            epoch: rejoined.epoch.0,
+            length: rejoined.length.0,
+            journal: rejoined.journal.0,
+            heard: rejoined.heard.iter().map(|token| token.0).collect(),
+        }
+    }
+}
+
+impl TryFrom<proto::HopBroken> for HopBroken {
+    type Error = BadMessage;
+
+    fn try_from(broken: proto::HopBroken) -> Result<Self, BadMessage> {
+        let (stage, peer) = neighbour(&required("broken hop", broken.neighbour)?)?;
+        let how = if broken.breach { Break::Breach } else { Break::Lost };
+        Ok(Self { epoch: Epoch(broken.epoch), stage, peer, how })
+    }
+}
+
+impl From<HopBroken> for proto::HopBroken {
+    fn from(broken: HopBroken) -> Self {
+        let neighbour = proto::Neighbour { stage: broken.stage.0.into(), peer: broken.peer.as_bytes().to_vec().into() };
+        Self { epoch: broken.epoch.0, neighbour: Some(neighbour), breach: broken.how == Break::Breach }
     }
 }
 
@@ -348,6 +408,17 @@ mod tests {
         assert!(read(&token(-0.5, &[-0.5, f32::NEG_INFINITY])).is_err());
         assert!(read(&token(-0.5, &[-2.0, -0.5])).is_err());
         assert!(read(&token(-0.5, &[-1.0; MAX_LOGPROBS + 1])).is_err());
+    }
+
+    #[test]
+    fn a_journal_ends_where_the_cache_does() {
+        let rejoined = |length, journal| {
+            let (length, journal) = (Position(length), Position(journal));
+            FromStage::Rejoined(Rejoined { epoch: Epoch(2), length, journal, heard: vec![Token(7)] })
+        };
+
+        assert!(read(&rejoined(9, 0)).is_ok() && read(&rejoined(9, 9)).is_ok());
+        assert!(read(&rejoined(9, 10)).is_err());
     }
 
     #[test]

@@ -21,11 +21,13 @@ use crate::wire::bad::range;
 use crate::wire::bad::required;
 use crate::wire::bad::short;
 use crate::wire::bad::within;
+use crate::wire::control::Begins;
 use crate::wire::control::MAX_BIAS;
 use crate::wire::control::MAX_END_OF_GENERATION;
 use crate::wire::control::MAX_LEASE;
 use crate::wire::control::MAX_LOGPROBS;
 use crate::wire::control::Offer;
+use crate::wire::control::Reconfigure;
 use crate::wire::control::SamplingParameters;
 use crate::wire::control::TailOffer;
 use crate::wire::proto;
@@ -58,28 +60,58 @@ impl TryFrom<proto::Offer> for Offer {
             budget: within("offer budget", Position(offer.budget), Position(1)..=Position(u32::MAX))?,
             expires_after: within("offer expiry", expires_after, Span(1)..=MAX_LEASE)?,
             sampling: offer.sampling.map(TryInto::try_into).transpose()?,
+            begins: if offer.rejoins { Begins::Earlier } else { Begins::Here },
         })
     }
 }
 
 impl From<&Offer> for proto::Offer {
     fn from(offer: &Offer) -> Self {
-        let stage =
-            |stage: &Stage| proto::Stage { peer: stage.peer.as_bytes().to_vec().into(), end: stage.range.end().into() };
         let rounding =
             |&(boundary, dtype): &(u16, WireDtype)| proto::Rounding { boundary: boundary.into(), dtype: dtype.code() };
         Self {
             session: offer.session.as_bytes().to_vec().into(),
             epoch: offer.epoch.0,
             model: offer.model.as_bytes().to_vec().into(),
-            chain: offer.chain.stages().iter().map(stage).collect(),
+            chain: stages(&offer.chain),
             stage: offer.stage.0.into(),
             rounding: offer.rounding.iter().map(rounding).collect(),
             budget: offer.budget.0,
             expires_after_micros: offer.expires_after.0,
             sampling: offer.sampling.as_ref().map(Into::into),
+            rejoins: offer.begins == Begins::Earlier,
         }
     }
+}
+
+impl TryFrom<proto::Reconfigure> for Reconfigure {
+    type Error = BadMessage;
+
+    fn try_from(reconfigure: proto::Reconfigure) -> Result<Self, BadMessage> {
+        let chain = chain(&reconfigure.chain)?;
+        let stage = StageIndex(short("offer stage", reconfigure.stage)?);
+        if chain.stage(stage).is_none() {
+            return Err(BadMessage::OutOfRange { field: "offer stage" });
+        }
+        Ok(Self { epoch: Epoch(reconfigure.epoch), chain, stage, known: Position(reconfigure.known) })
+    }
+}
+
+impl From<&Reconfigure> for proto::Reconfigure {
+    fn from(reconfigure: &Reconfigure) -> Self {
+        Self {
+            epoch: reconfigure.epoch.0,
+            chain: stages(&reconfigure.chain),
+            stage: reconfigure.stage.0.into(),
+            known: reconfigure.known.0,
+        }
+    }
+}
+
+fn stages(chain: &Chain) -> Vec<proto::Stage> {
+    let stage =
+        |stage: &Stage| proto::Stage { peer: stage.peer.as_bytes().to_vec().into(), end: stage.range.end().into() };
+    chain.stages().iter().map(stage).collect()
 }
 
 /// Each stage begins where the one before it ended, so only empty stages and a wrong number of them can be wrong.
@@ -115,7 +147,7 @@ impl TryFrom<proto::TailOffer> for TailOffer {
         at_most("end of generation", tail.end_of_generation.len(), MAX_END_OF_GENERATION)?;
         ascending("end of generation", &tail.end_of_generation, |&token| token)?;
         let (expected, got) = (u64::from(tail.prompt_length), tail.history.len() as u64);
-        if got != 0 && got != expected {
+        if got != 0 && got < expected {
             return Err(BadMessage::Length { field: "sampling history", expected, got });
         }
         Ok(Self {
@@ -277,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn history_is_the_whole_prompt_or_nothing() {
+    fn history_is_the_whole_prompt_and_what_followed_or_nothing() {
         let history = |count| {
             move |offer: &mut Offer| {
                 let sampling = offer.sampling.as_mut().unwrap();
@@ -286,8 +318,8 @@ mod tests {
             }
         };
 
-        assert!(!refused(history(0)) && !refused(history(3)));
-        assert!(refused(history(2)) && refused(history(4)));
+        assert!(!refused(history(0)) && !refused(history(3)) && !refused(history(4)));
+        assert!(refused(history(1)) && refused(history(2)));
         assert!(refused(|offer| offer.sampling.as_mut().unwrap().end_of_generation = vec![Token(2), Token(2)]));
         assert!(refused(|offer| offer.sampling.as_mut().unwrap().max_tokens = 0));
     }

@@ -70,6 +70,15 @@ impl Invariants {
         Self { all, violations: Vec::new() }
     }
 
+    pub(super) fn is_watching(&self) -> bool {
+        !self.all.is_empty()
+    }
+
+    /// Whatever goes wrong, a mesh comes to rest.
+    pub(super) fn never_ends(&mut self, at: Time) {
+        self.violations.push(Violation { invariant: "rest", at, what: "a run without end".to_owned() });
+    }
+
     pub(super) fn see(&mut self, seen: &Seen<'_>, at: Time) {
         for invariant in &mut self.all {
             let name = invariant.name();

@@ -42,6 +42,7 @@ impl Answer {
         }
         match delivery {
             Delivery::Started(_) => self.state = State::Started,
+            Delivery::Waiting(_) | Delivery::Mended(_) => {}
             Delivery::Token { position, token, .. } => return self.shows(request, *position, *token),
             Delivery::Finished(_) => {
                 self.state = State::Ended;
