@@ -51,6 +51,8 @@ pub mod keys;
 pub mod ledger;
 pub mod membership;
 pub mod mesh;
+#[cfg(feature = "mutants")]
+pub mod mutants;
 pub mod node;
 pub mod os;
 pub mod placement;

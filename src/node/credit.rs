@@ -10,6 +10,10 @@ use crate::ids::RequestId;
 use crate::ids::SessionId;
 use crate::ledger::Ledger;
 use crate::ledger::Plan;
+#[cfg(feature = "mutants")]
+use crate::mutants::Mutant;
+#[cfg(feature = "mutants")]
+use crate::mutants::is_planted;
 use crate::node::Node;
 use crate::node::io::Action;
 use crate::node::io::StageKey;
@@ -79,6 +83,10 @@ impl Node {
                     let hash = entry.header.value.hash();
                     self.credit.own = Some(hash);
                     self.credit.planned.insert(hash, Planned { plan, stages: Vec::new(), request: Some(request) });
+                    #[cfg(feature = "mutants")]
+                    if is_planted(Mutant::TellBeforeStored) {
+                        self.actions.push(Action::Publish(Gossip::Credit(entry.clone())));
+                    }
                     self.actions.push(Action::Store(entry));
                 }
                 None => self.with_request(request, now, |requester, _| requester.on_not_signed()),

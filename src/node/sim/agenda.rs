@@ -7,6 +7,7 @@ use crate::ids::PeerKey;
 use crate::node::io::GenerateSpec;
 use crate::node::io::Input;
 use crate::node::io::StreamInput;
+use crate::node::sim::fault::Blow;
 use crate::node::sim::fault::Fault;
 use crate::node::sim::network::End;
 use crate::wire::credit::CreditEntry;
@@ -27,6 +28,8 @@ pub(super) enum Event {
     Written(PeerKey, Life, Box<CreditEntry>),
     /// A user asks for an answer.
     Ask(PeerKey, Box<GenerateSpec>),
+    /// Something goes wrong with a chain that an answer is on its way through.
+    Strike(Blow),
     /// Something goes wrong, or right again.
     Befall(Fault),
 }

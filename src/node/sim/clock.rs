@@ -19,9 +19,6 @@ pub(super) struct HostClock {
 }
 
 impl HostClock {
-    /// No run comes so far: a deadline beyond is none.
-    const FAR: Time = Time(1 << 50);
-
     /// A clock that shows the world's time.
     pub(super) const RIGHT: Self = Self { began: Time::ZERO, shows: Time::ZERO, drift: 0 };
 

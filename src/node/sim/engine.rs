@@ -46,6 +46,8 @@ pub(super) struct ToyEngine {
 struct Toy {
     range: UnitRange,
     capacity: Position,
+    /// Where hidden states are rounded inside the range.
+    rounding: Vec<(u16, WireDtype)>,
     /// Per unit, the digest of the cache after each position.
     caches: Vec<Vec<Row>>,
     tail: Option<Tail>,
@@ -78,8 +80,8 @@ impl ToyEngine {
                 vec![(now.after(Span::millis(10)), EngineInput::Loaded(model, range, Span::ZERO))]
             }
             EngineAction::Unload(..) => Vec::new(),
-            EngineAction::Open { key, range, capacity, tail, .. } => {
-                self.stages.insert(key, Toy::new(range, capacity, tail.as_ref()));
+            EngineAction::Open { key, range, capacity, rounding, tail, .. } => {
+                self.stages.insert(key, Toy::new(range, capacity, rounding, tail.as_ref()));
                 Vec::new()
             }
             EngineAction::Steps(steps) => self.steps(steps, now),
@@ -116,9 +118,9 @@ impl ToyEngine {
 }
 
 impl Toy {
-    fn new(range: UnitRange, capacity: Position, tail: Option<&TailOffer>) -> Self {
+    fn new(range: UnitRange, capacity: Position, rounding: Vec<(u16, WireDtype)>, tail: Option<&TailOffer>) -> Self {
         let tail = tail.map(|tail| Tail { history: tail.parameters.looks_back().then(|| tail.history.clone()) });
-        Self { range, capacity, caches: vec![Vec::new(); usize::from(range.count())], tail }
+        Self { range, capacity, rounding, caches: vec![Vec::new(); usize::from(range.count())], tail }
     }
 
     fn step(&mut self, first: Position, rows: Vec<Row>, wanted: StepWanted) -> Result<StepOutput, StepFailure> {
@@ -141,6 +143,10 @@ impl Toy {
 
     fn forward(&mut self, position: usize, mut row: Row) -> Row {
         for (unit, cache) in self.range.iter().zip(&mut self.caches) {
+            let inside = self.range.start() < unit;
+            if let Some((_, dtype)) = self.rounding.iter().find(|(boundary, _)| inside && *boundary == unit) {
+                row = rounded(row, *dtype);
+            }
             cache.truncate(position);
             let before = cache.last().copied().unwrap_or_default();
             let digest = hash(&[&before, &row]);
@@ -188,23 +194,34 @@ fn payload(rows: &[Row], dtype: WireDtype) -> Bytes {
     rows.iter().flat_map(|row| &row[..bytes]).copied().collect()
 }
 
+/// What is left of a row that crosses a wire.
+fn rounded(row: Row, dtype: WireDtype) -> Row {
+    let kept = dtype.row_bytes(shape().width) as usize;
+    std::array::from_fn(|index| if index < kept { row[index] } else { 0 })
+}
+
 /// Never the end of generation, except once in a while.
 fn sample(row: &Row) -> Token {
     match u16::from_be_bytes([row[0], row[1]]) {
-        drawn if drawn % 97 == 0 => EOG,
+        drawn if drawn % 397 == 0 => EOG,
         drawn => Token(10 + u32::from(drawn) % 500),
     }
 }
 
 /// What the unsplit engine generates greedily.
 pub(in crate::node) fn generate(prompt: &[Token], max_tokens: u32) -> Vec<Token> {
-    generate_with(prompt, max_tokens, &SamplingParameters::default())
+    generate_with(prompt, max_tokens, &SamplingParameters::default(), Vec::new())
 }
 
-/// What the unsplit engine generates.
-pub(super) fn generate_with(prompt: &[Token], max_tokens: u32, parameters: &SamplingParameters) -> Vec<Token> {
+/// What the unsplit engine generates that rounds where a chain does.
+pub(super) fn generate_with(
+    prompt: &[Token],
+    max_tokens: u32,
+    parameters: &SamplingParameters,
+    rounding: Vec<(u16, WireDtype)>,
+) -> Vec<Token> {
     let whole = UnitRange::whole(shape().units()).unwrap();
-    let mut toy = Toy::new(whole, Position(u32::MAX), None);
+    let mut toy = Toy::new(whole, Position(u32::MAX), rounding, None);
     let mut tail = Tail { history: parameters.looks_back().then(|| prompt.to_vec()) };
     let mut next = prompt.iter().enumerate().map(|(at, &token)| toy.forward(at, embed(token))).last().unwrap();
     let mut tokens = Vec::new();

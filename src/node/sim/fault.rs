@@ -1,5 +1,6 @@
 //! What may go wrong, and what makes it right again.
 
+use crate::amounts::Span;
 use crate::ids::PeerKey;
 
 /// Something that befalls hosts or the network between them.
@@ -25,6 +26,30 @@ pub(in crate::node) enum Fault {
     GiveUp(PeerKey, PeerKey),
     /// Computing and hearing take so many times as long.
     Slow(PeerKey, u64),
+}
+
+/// What befalls a stage of a chain that an answer is on its way through, and for how long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::node) struct Blow {
+    pub(super) kind: BlowKind,
+    pub(super) lasts: Span,
+}
+
+/// The ways in which a stage is struck.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::node) enum BlowKind {
+    /// Its process dies, and is started again.
+    Crash,
+    /// Its process stands still.
+    Freeze,
+    /// Its connection to the next stage breaks.
+    Break,
+    /// Nothing comes through to the next stage.
+    Cut,
+    /// Its connection to the requester breaks.
+    BreakControl,
+    /// It is slow.
+    Slow,
 }
 
 /// When a process dies that is storing an entry.

@@ -44,6 +44,8 @@ use crate::node::sim::agenda::Event;
 use crate::node::sim::agenda::Life;
 use crate::node::sim::chance::Chance;
 use crate::node::sim::clock::HostClock;
+use crate::node::sim::fault::Blow;
+use crate::node::sim::fault::BlowKind;
 use crate::node::sim::fault::Fault;
 use crate::node::sim::fault::Moment;
 use crate::node::sim::host::Host;
@@ -53,6 +55,7 @@ use crate::node::sim::network::End;
 use crate::node::sim::network::IDLE;
 use crate::node::sim::network::Network;
 use crate::node::sim::trace::Trace;
+use crate::units::Chain;
 use crate::units::UnitRange;
 use crate::wire::gossip::Gossip;
 
@@ -88,6 +91,8 @@ pub(super) struct World {
     asked: BTreeMap<RequestId, (PeerKey, Life)>,
     inputs: usize,
     trace: Trace,
+    /// How often what befell a chain.
+    struck: BTreeMap<&'static str, u64>,
     invariants: Invariants,
     pub(super) tamper: Option<Tamper>,
     /// Peers that nobody can dial.
@@ -111,6 +116,7 @@ impl World {
             asked: BTreeMap::new(),
             inputs: 0,
             trace: Trace::default(),
+            struck: BTreeMap::new(),
             invariants: Invariants::default(),
             tamper: None,
             undialable: BTreeSet::new(),
@@ -397,6 +403,7 @@ impl World {
                 self.agenda.schedule(self.now.after(DISK.1), told);
             }
             Event::Ask(peer, spec) => drop(self.submit_to(peer, *spec)),
+            Event::Strike(blow) => self.strike(blow),
             Event::Befall(fault) => self.befall(fault),
             // It died meanwhile.
             Event::Tell(..) | Event::Written(..) => {}
@@ -482,6 +489,43 @@ impl World {
                 }
             }
         }
+    }
+
+    /// Strikes a stage of a chain that an answer is on its way through, if there is any.
+    fn strike(&mut self, Blow { kind, lasts }: Blow) {
+        let chains: Vec<(PeerKey, Chain)> = self.asked.keys().filter_map(|request| self.under_way(*request)).collect();
+        if chains.is_empty() {
+            return;
+        }
+        let (requester, chain) = &chains[self.network.chance.below(chains.len() as u64) as usize];
+        let place = self.network.chance.below(chain.stages().len() as u64) as usize;
+        let peer = chain.stages()[place].peer;
+        let next = chain.stages()[(place + 1) % chain.stages().len()].peer;
+        let later = self.now.after(lasts);
+        let (fault, end) = match kind {
+            BlowKind::Crash => (Fault::Crash(peer), Some(Fault::Restart(peer))),
+            BlowKind::Freeze => (Fault::Freeze(peer), Some(Fault::Thaw(peer))),
+            BlowKind::Break => (Fault::Break(peer, next), None),
+            BlowKind::Cut => (Fault::Cut(peer, next), Some(Fault::Mend(peer, next))),
+            BlowKind::BreakControl => (Fault::Break(*requester, peer), None),
+            BlowKind::Slow => (Fault::Slow(peer, 60), Some(Fault::Slow(peer, 1))),
+        };
+        *self.struck.entry(fault.kind()).or_default() += 1;
+        self.befall(fault);
+        if let Some(end) = end {
+            self.agenda.schedule(later, Event::Befall(end));
+        }
+    }
+
+    /// Who asked, and the chain that the answer is on its way through.
+    fn under_way(&self, request: RequestId) -> Option<(PeerKey, Chain)> {
+        let (peer, _) = self.asked.get(&request).filter(|_| self.is_asked(request) && !self.ended(request))?;
+        let chain = self.deliveries(request).into_iter().rev().find_map(|(_, delivery)| match delivery {
+            Delivery::Started(chain) => Some(chain.clone()),
+            Delivery::Mended(mended) => Some(mended.chain.clone()),
+            _ => None,
+        });
+        Some((*peer, chain?))
     }
 
     fn crash(&mut self, peer: PeerKey) {

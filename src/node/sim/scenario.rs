@@ -4,14 +4,19 @@ use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::mem;
 
+use crate::amounts::Bytes;
 use crate::amounts::Span;
 use crate::amounts::Time;
 use crate::ids::PeerKey;
 use crate::ids::RequestId;
+use crate::node::config::Limits;
+use crate::node::io::Delivery;
 use crate::node::io::HoldPolicy;
 use crate::node::sim::World;
 use crate::node::sim::agenda::Event;
 use crate::node::sim::chance::Chance;
+use crate::node::sim::fault::Blow;
+use crate::node::sim::fault::BlowKind;
 use crate::node::sim::fault::Fault;
 use crate::node::sim::fault::Moment;
 use crate::node::sim::invariants::Invariants;
@@ -19,6 +24,7 @@ use crate::node::sim::invariants::Violation;
 use crate::node::sim::setting;
 use crate::node::sim::setting::PATIENCE;
 use crate::node::sim::trace::Trace;
+use crate::shape::WireDtype;
 use crate::units::UnitRange;
 use crate::wire::control::SamplingParameters;
 
@@ -47,6 +53,8 @@ pub(super) struct Report {
     pub(super) faults: BTreeMap<&'static str, u64>,
     /// How much time passed in it.
     pub(super) lasted: Span,
+    /// How many chains took the place of broken ones.
+    pub(super) mended: u64,
 }
 
 /// A run that is about to be made.
@@ -65,6 +73,7 @@ pub(super) fn run(seed: u64) -> Report {
     let mut scenario = Scenario::new(seed);
     scenario.prompts();
     scenario.weather();
+    scenario.blows();
     let safe = scenario.world.now.after(SAFETY);
     scenario.pass_until(safe, |_| false);
     scenario.world.heal();
@@ -110,8 +119,11 @@ impl Scenario {
             let at = self.world.now.after(self.chance.span(Span::ZERO, Span::seconds(10)));
             let peer = self.chance.pick(&self.askers);
             let length = 1 + if self.chance.percent(50) { self.chance.below(20) } else { self.chance.below(400) };
-            let mut spec = setting::spec(setting::prompt(length as u32), 1 + self.chance.below(80) as u32);
+            let mut spec = setting::spec(setting::prompt(length as u32), 1 + self.chance.below(200) as u32);
             spec.patience = PATIENCE;
+            if self.chance.percent(25) {
+                spec.wire = WireDtype::F16;
+            }
             if self.chance.percent(40) {
                 spec.parameters = SamplingParameters { repetition_penalty: 1.1, ..SamplingParameters::default() };
             }
@@ -125,12 +137,35 @@ impl Scenario {
             self.world.network.doubled = 10;
         }
         for kind in 0..7 {
-            if self.chance.percent(55) {
+            if self.chance.percent(70) {
                 continue;
             }
             for _ in 0..1 + self.chance.below(3) {
                 let at = self.world.now.after(self.chance.span(Span::ZERO, SAFETY));
                 self.fault(kind, at);
+            }
+        }
+    }
+
+    /// Blows to chains that answers are on their way through, often one upon another, so that what takes a lost stage's place is
+    /// lost in its turn.
+    fn blows(&mut self) {
+        const KINDS: [BlowKind; 6] =
+            [BlowKind::Crash, BlowKind::Freeze, BlowKind::Break, BlowKind::Cut, BlowKind::BreakControl, BlowKind::Slow];
+        if self.chance.percent(15) {
+            return;
+        }
+        let kinds: Vec<BlowKind> = KINDS.into_iter().filter(|_| self.chance.percent(50)).collect();
+        for _ in 0..self.chance.below(5) {
+            let mut at = self.world.now.after(self.chance.span(Span::ZERO, Span::seconds(14)));
+            while !kinds.is_empty() {
+                let kind = self.chance.pick(&kinds);
+                let lasts = self.chance.span(Span::millis(100), Span::seconds(12));
+                self.world.agenda.schedule(at, Event::Strike(Blow { kind, lasts }));
+                at = at.after(self.chance.span(Span::ZERO, Span::seconds(2)));
+                if self.chance.percent(50) {
+                    break;
+                }
             }
         }
     }
@@ -190,13 +225,18 @@ impl Scenario {
     }
 
     fn report(self, seed: u64) -> Report {
-        let Self { mut world, faults, .. } = self;
+        let Self { mut world, mut faults, .. } = self;
+        for (kind, count) in &world.struck {
+            *faults.entry(kind).or_default() += count;
+        }
         let mut invariants = mem::take(&mut world.invariants);
         if invariants.violations.is_empty() {
             invariants.end(&world);
         }
         let lasted = world.now.since(Time::ZERO);
-        Report { seed, trace: world.trace, violations: invariants.violations, faults, lasted }
+        let told = world.hosts.values().flat_map(|host| &host.deliveries);
+        let mended = told.filter(|(_, _, told)| matches!(told, Delivery::Mended(_))).count() as u64;
+        Report { seed, trace: world.trace, violations: invariants.violations, faults, lasted, mended }
     }
 }
 
@@ -214,7 +254,8 @@ fn wider(range: UnitRange) -> UnitRange {
 }
 
 fn add(world: &mut World, name: u8, ranges: &[UnitRange], chance: &mut Chance) {
-    world.add_with(name, |_| {});
+    let journals = chance.pick(&[Limits::default().journals, Limits::default().journals, Bytes(1_500), Bytes::ZERO]);
+    world.add_with(name, |config| config.limits.journals = journals);
     let peer = setting::key(name);
     // Two hours apart, and up to 200 µs a second, as cheap quartz is.
     let (offset, drift) = (chance.below(7_200_000_000), chance.below(400) as i64 - 200);

@@ -1,6 +1,10 @@
 //! Where each stage of a mended chain goes on: how much of its cache stays.
 
 use crate::amounts::Position;
+#[cfg(feature = "mutants")]
+use crate::mutants::Mutant;
+#[cfg(feature = "mutants")]
+use crate::mutants::is_planted;
 
 /// What a stage has when it stands in the mended chain.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -18,6 +22,8 @@ pub(super) struct Held {
 /// in the limit from the tokens.
 pub(super) fn keeps(chain: &[Held], known: Position) -> Vec<Position> {
     let fed_again = known.minus(Position(1));
+    #[cfg(feature = "mutants")]
+    let fed_again = if is_planted(Mutant::KeepUnaccepted) { known } else { fed_again };
     let mut keeps = Vec::with_capacity(chain.len());
     let mut next_has = Position(u32::MAX);
     for held in chain.iter().rev() {

@@ -18,6 +18,10 @@ use crate::amounts::Time;
 use crate::ids::Epoch;
 use crate::ids::StageIndex;
 use crate::ids::Token;
+#[cfg(feature = "mutants")]
+use crate::mutants::Mutant;
+#[cfg(feature = "mutants")]
+use crate::mutants::is_planted;
 use crate::session::outcome::GenerateFailure;
 use crate::session::outcome::Mended;
 use crate::session::requester::EXPIRES_AFTER;
@@ -144,7 +148,11 @@ impl Requester {
         if let Some(sampling) = &mut offer.sampling
             && !sampling.history.is_empty()
         {
-            sampling.history.extend(&self.accepted);
+            #[cfg(feature = "mutants")]
+            let told = if is_planted(Mutant::ForgetHistory) { &[][..] } else { &self.accepted[..] };
+            #[cfg(not(feature = "mutants"))]
+            let told = &self.accepted[..];
+            sampling.history.extend(told);
         }
         self.effects.push(Effect::OpenControl(control.stream, stage.peer));
         self.effects.push(Effect::Send(control.stream, ToStage::Offer(Box::new(offer))));
@@ -190,13 +198,19 @@ impl Requester {
     fn add_heard(&mut self, now: Time) {
         let Some(driver) = self.controls.first_mut() else { return };
         let heard = mem::take(&mut driver.heard_tokens);
-        if self.job.parameters.logprobs.is_some() || self.job.parameters.looks_back() {
+        let is_told = !self.job.parameters.looks_back();
+        #[cfg(feature = "mutants")]
+        let is_told = is_told || is_planted(Mutant::TakeHeardUntold);
+        if self.job.parameters.logprobs.is_some() || !is_told {
             return;
         }
         let positions = (self.known.0..).map(Position);
         for (position, token) in positions.zip(heard) {
             let ends = self.job.ending().of(position, token).is_some();
-            if position == self.next && token.0 < self.job.shape.vocab && !ends {
+            let is_next = position == self.next;
+            #[cfg(feature = "mutants")]
+            let is_next = is_next || is_planted(Mutant::ShowHeardTwice);
+            if is_next && token.0 < self.job.shape.vocab && !ends {
                 self.accept(token, None, now);
             }
         }
@@ -217,6 +231,8 @@ impl Requester {
         self.progress = now;
         if let (Some(driver), Some(&first)) = (self.controls.first(), keeps.first()) {
             let tokens: Vec<Token> = self.tokens().skip(first.0 as usize).collect();
+            #[cfg(feature = "mutants")]
+            let tokens = mutated(tokens, &self.job.prompt);
             let feeds = crate::session::requester::job::feeds(first, &tokens);
             self.effects.extend(feeds.map(|feed| Effect::Send(driver.stream, ToStage::Feed(feed))));
         }
@@ -234,4 +250,17 @@ impl Requester {
     fn tokens(&self) -> impl Iterator<Item = Token> {
         self.job.prompt.iter().chain(&self.accepted).copied()
     }
+}
+
+/// What a planted bug makes of the tokens that are fed.
+#[cfg(feature = "mutants")]
+fn mutated(mut tokens: Vec<Token>, prompt: &[Token]) -> Vec<Token> {
+    if is_planted(Mutant::ResampleShown) && tokens.len() > 1 {
+        tokens.pop();
+    }
+    if is_planted(Mutant::FeedFromStart) {
+        let fed = tokens.len();
+        tokens = prompt.iter().copied().chain(tokens).take(fed).collect();
+    }
+    tokens
 }

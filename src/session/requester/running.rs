@@ -66,7 +66,12 @@ impl Requester {
         let Some(control) = self.controls.get(usize::from(index.0)) else { return false };
         let epoch = match self.phase {
             Phase::Running => token.epoch == self.epoch,
-            _ => token.epoch < self.epoch.next() && control.held.is_none(),
+            Phase::Mending | Phase::Waiting { .. } | Phase::Rejoining { .. } => {
+                token.epoch <= self.epoch && control.held.is_none()
+            }
+            Phase::Planning | Phase::Pausing { .. } | Phase::Leasing { .. } | Phase::Settling { .. } | Phase::Over => {
+                false
+            }
         };
         control.stage.range.end() == self.job.shape.units()
             && epoch

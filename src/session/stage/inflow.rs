@@ -8,6 +8,10 @@ use crate::ids::SessionId;
 use crate::ids::StageIndex;
 use crate::ids::Step;
 use crate::ids::Token;
+#[cfg(feature = "mutants")]
+use crate::mutants::Mutant;
+#[cfg(feature = "mutants")]
+use crate::mutants::is_planted;
 use crate::session::stage::WINDOW;
 use crate::session::step::StepInput;
 use crate::shape::WireDtype;
@@ -98,6 +102,11 @@ impl Frames {
     pub(super) fn accept(&mut self, frame: Frame) -> Result<(), Violation> {
         let header = frame.header;
         check_epoch(header.epoch, self.terms.epoch)?;
+        #[cfg(feature = "mutants")]
+        if is_planted(Mutant::ApplyStepTwice) && header.step < self.expected && self.queue.len() < WINDOW {
+            self.queue.push_back(frame);
+            return Ok(());
+        }
         if header.step < self.expected {
             return Ok(());
         }

@@ -4,6 +4,10 @@ use bytes::Bytes;
 use bytes::BytesMut;
 
 use crate::amounts::Position;
+#[cfg(feature = "mutants")]
+use crate::mutants::Mutant;
+#[cfg(feature = "mutants")]
+use crate::mutants::is_planted;
 use crate::session::stage::outflow::Rows;
 
 /// Rows from position 0 on, without a gap, in the parts in which they were computed.
@@ -28,6 +32,10 @@ impl Journal {
 
     /// Forgets all rows from `end` on.
     pub(super) fn truncate(&mut self, end: Position) {
+        #[cfg(feature = "mutants")]
+        if is_planted(Mutant::ForgetToRewind) {
+            return;
+        }
         while let Some(part) = self.parts.pop_if(|part| end < part.end()) {
             self.bytes -= part.payload.len() as u64;
             if part.first < end {
@@ -41,6 +49,9 @@ impl Journal {
     /// The rows from `first` on, joined, at most `most` of them and none from `end` on. `None` if there are none.
     pub(super) fn rows(&self, first: Position, end: Position, most: u32) -> Option<Rows> {
         let end = end.min(first.plus(Position(most)));
+        if end <= first {
+            return None;
+        }
         let begins = self.parts.partition_point(|part| part.end() <= first);
         let parts = self.parts[begins..].iter().take_while(|part| part.first < end);
         let pieces: Vec<Rows> =
@@ -94,6 +105,7 @@ mod tests {
         assert_eq!(journal.rows(Position(1), Position(5), 3), Some(rows(1, &[1, 2, 3])));
         assert_eq!(journal.rows(Position(4), Position(5), 3), Some(rows(4, &[4])));
         assert_eq!(journal.rows(Position(6), Position(9), 3), None);
+        assert_eq!(journal.rows(Position(1), Position(1), 3), None, "in the middle of a part");
     }
 
     #[test]

@@ -35,6 +35,10 @@ use crate::ids::PeerKey;
 use crate::ids::StageIndex;
 use crate::ids::StreamId;
 use crate::ids::Token;
+#[cfg(feature = "mutants")]
+use crate::mutants::Mutant;
+#[cfg(feature = "mutants")]
+use crate::mutants::is_planted;
 use crate::session::stage::inflow::Frames;
 use crate::session::stage::inflow::Heard;
 use crate::session::stage::inflow::Inflow;
@@ -491,8 +495,11 @@ impl LeasedStage {
     /// Keeps what was computed, and sends what the next stage lacks of it, if it is there.
     fn pass_on(&mut self, flight: Flight, payload: bytes::Bytes) {
         let rows = Rows { first: flight.first, count: flight.count, payload };
+        let is_of_chain = flight.epoch == self.terms.epoch;
+        #[cfg(feature = "mutants")]
+        let is_of_chain = is_of_chain || is_planted(Mutant::AcceptOldEpoch);
         if let Some(rows) = self.outflow.computed(rows)
-            && flight.epoch == self.terms.epoch
+            && is_of_chain
         {
             self.send_rows(rows, flight.sample);
         }
@@ -584,7 +591,10 @@ impl LeasedStage {
         if before == Phase::Ended {
             return;
         }
-        if !matches!(before, Phase::Settling | Phase::Settled) {
+        let is_free = matches!(before, Phase::Settling | Phase::Settled);
+        #[cfg(feature = "mutants")]
+        let is_free = is_free && !is_planted(Mutant::ReleaseTwice);
+        if !is_free {
             self.effects.push(Effect::Free);
         }
         let streams = [self.outflow.lose(), self.upstream.take(), Some(self.control)];

@@ -5,6 +5,10 @@ use bytes::Bytes;
 use crate::amounts::Position;
 use crate::ids::Step;
 use crate::ids::StreamId;
+#[cfg(feature = "mutants")]
+use crate::mutants::Mutant;
+#[cfg(feature = "mutants")]
+use crate::mutants::is_planted;
 use crate::session::stage::WINDOW;
 use crate::session::stage::journal::Journal;
 
@@ -131,6 +135,11 @@ impl Outflow {
             return None;
         }
         let (first, end) = self.replay;
+        #[cfg(feature = "mutants")]
+        if is_planted(Mutant::DropLastJournalPart) && first < end && end.minus(first).0 <= most {
+            self.replay.0 = end;
+            return None;
+        }
         let rows = self.journal.as_ref()?.rows(first, end, most)?;
         self.replay.0 = rows.end();
         Some(rows)
@@ -162,6 +171,10 @@ impl Outflow {
 
     /// Whether one more frame may be sent once `coming` others were, and all that was to be sent again.
     pub(super) fn has_room(&self, coming: usize) -> bool {
+        #[cfg(feature = "mutants")]
+        if is_planted(Mutant::OvertakeReplay) {
+            return self.opened && self.in_window().saturating_add(coming) < WINDOW;
+        }
         self.opened && !self.is_replaying() && self.in_window().saturating_add(coming) < WINDOW
     }
 

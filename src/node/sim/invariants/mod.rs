@@ -3,6 +3,7 @@
 
 mod credits;
 mod freed;
+mod honest;
 mod leases;
 mod once;
 mod tokens;
@@ -64,6 +65,7 @@ impl Invariants {
             Box::new(tokens::Tokens::default()),
             Box::new(once::Once::default()),
             Box::new(leases::Leases::default()),
+            Box::new(honest::Honest),
             Box::new(freed::Freed::default()),
             Box::new(credits::Credits),
         ];

@@ -9,10 +9,13 @@ use crate::ids::RequestId;
 use crate::ids::Token;
 use crate::node::io::Action;
 use crate::node::io::Delivery;
+use crate::node::io::GenerateSpec;
 use crate::node::sim::World;
 use crate::node::sim::engine::generate_with;
 use crate::node::sim::invariants::Invariant;
 use crate::node::sim::invariants::Seen;
+use crate::shape::WireDtype;
+use crate::units::Chain;
 
 /// What each user has seen, beside what it should.
 #[derive(Default)]
@@ -22,7 +25,8 @@ pub(super) struct Tokens {
 
 struct Answer {
     peer: PeerKey,
-    prompt: Position,
+    spec: GenerateSpec,
+    /// What it should be, once it is known where the first chain rounds.
     expected: Vec<Token>,
     shown: usize,
     state: State,
@@ -41,7 +45,7 @@ impl Answer {
             return Err(format!("{request:?} goes on after its end: {delivery:?}"));
         }
         match delivery {
-            Delivery::Started(_) => self.state = State::Started,
+            Delivery::Started(chain) => self.starts(chain),
             Delivery::Waiting(_) | Delivery::Mended(_) => {}
             Delivery::Token { position, token, .. } => return self.shows(request, *position, *token),
             Delivery::Finished(_) => {
@@ -62,8 +66,18 @@ impl Answer {
         Ok(())
     }
 
+    /// Where hidden states are rounded is part of what is computed, and fixed with the first chain.
+    fn starts(&mut self, chain: &Chain) {
+        let cuts = chain.stages().iter().skip(1).map(|stage| stage.range.start());
+        let rounding = cuts.filter(|_| self.spec.wire != WireDtype::F32).map(|unit| (unit, self.spec.wire)).collect();
+        let GenerateSpec { prompt, max_tokens, parameters, .. } = &self.spec;
+        self.expected = generate_with(prompt, *max_tokens, parameters, rounding);
+        self.state = State::Started;
+    }
+
     fn shows(&mut self, request: RequestId, position: Position, token: Token) -> Result<(), String> {
-        let expected = (self.prompt.plus(Position(self.shown as u32)), self.expected.get(self.shown).copied());
+        let position_due = Position((self.spec.prompt.len() + self.shown) as u32);
+        let expected = (position_due, self.expected.get(self.shown).copied());
         if expected != (position, Some(token)) {
             return Err(format!("{request:?} shows {token:?} at {position}, expected {expected:?}"));
         }
@@ -80,10 +94,8 @@ impl Invariant for Tokens {
     fn see(&mut self, seen: &Seen<'_>, _now: Time) -> Result<(), String> {
         match seen {
             Seen::Submitted { request, peer, spec, .. } => {
-                let expected = generate_with(&spec.prompt, spec.max_tokens, &spec.parameters);
-                let prompt = Position(spec.prompt.len() as u32);
-                let answer = Answer { peer: *peer, prompt, expected, shown: 0, state: State::Submitted };
-                self.answers.insert(*request, answer);
+                let (peer, spec, expected) = (*peer, (*spec).clone(), Vec::new());
+                self.answers.insert(*request, Answer { peer, spec, expected, shown: 0, state: State::Submitted });
                 Ok(())
             }
             Seen::Asked { action: Action::Deliver(request, delivery), .. } => match self.answers.get_mut(request) {
