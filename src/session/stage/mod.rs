@@ -430,9 +430,12 @@ impl LeasedStage {
         Bytes(self.outflow.journal_bytes())
     }
 
-    /// Forgets what it could send again, unless it is just doing so. If that is needed, it is computed again.
+    /// Forgets what it could send again, unless it is just doing so, or has just promised it to the requester. If that is
+    /// needed, it is computed again.
     pub fn evict_journal(&mut self) {
-        self.outflow.evict();
+        if self.phase != Phase::Ready {
+            self.outflow.evict();
+        }
     }
 
     /// What it counted.
