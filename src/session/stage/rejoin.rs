@@ -56,6 +56,8 @@ impl LeasedStage {
         let attached = self.upstream.is_some() && self.outflow.is_opened();
         if self.phase == Phase::Rejoining && attached && self.flights.is_empty() {
             self.phase = Phase::Ready;
+            // The engine has added what it had of the older chain's. Nothing comes before all have answered.
+            self.inflow = inflow(&self.terms, self.length);
             let journal = if self.outflow.is_journalled() { Position::ZERO } else { self.length };
             let heard = self.heard.since(self.known);
             let (epoch, length) = (self.terms.epoch, self.length);
