@@ -264,3 +264,6 @@ fn mutated(mut tokens: Vec<Token>, prompt: &[Token]) -> Vec<Token> {
     }
     tokens
 }
+
+#[cfg(test)]
+mod tests;

@@ -24,7 +24,7 @@ use crate::wire::control::TokenOut;
 use crate::wire::credit::CreditHeader;
 use crate::wire::signed::Signed;
 
-const T0: Time = Time(1_000_000);
+pub(super) const T0: Time = Time(1_000_000);
 
 fn shape() -> ModelShape {
     ModelShape {
@@ -43,20 +43,20 @@ fn shape() -> ModelShape {
     }
 }
 
-fn peer(n: u8) -> PeerKey {
+pub(super) fn peer(n: u8) -> PeerKey {
     PeerKey::new([n; 32])
 }
 
-fn range(start: u16, end: u16) -> UnitRange {
+pub(super) fn range(start: u16, end: u16) -> UnitRange {
     UnitRange::new(start, end).unwrap()
 }
 
-fn chain() -> Chain {
+pub(super) fn chain() -> Chain {
     let stage = |n, start, end| Stage { peer: peer(n), range: range(start, end) };
     Chain::new(vec![stage(1, 0, 2), stage(2, 2, 4), stage(3, 4, 6)], 6).unwrap()
 }
 
-fn job(prompt: usize) -> Job {
+pub(super) fn job(prompt: usize) -> Job {
     Job {
         session: SessionId::new([7; 16]),
         model: ModelId::new([9; 32]),
@@ -71,7 +71,7 @@ fn job(prompt: usize) -> Job {
 }
 
 /// A requester whose three stages have got their offers on streams 0, 2 and 4.
-fn leasing(job: Job) -> (Requester, StreamIds, Vec<Effect>) {
+pub(super) fn leasing(job: Job) -> (Requester, StreamIds, Vec<Effect>) {
     let (mut requester, effects) = Requester::new(job, T0);
     assert_eq!(effects, [Effect::Plan]);
     let mut ids = StreamIds::default();
@@ -79,22 +79,22 @@ fn leasing(job: Job) -> (Requester, StreamIds, Vec<Effect>) {
     (requester, ids, effects)
 }
 
-const STREAMS: [StreamId; 3] = [StreamId(0), StreamId(2), StreamId(4)];
+pub(super) const STREAMS: [StreamId; 3] = [StreamId(0), StreamId(2), StreamId(4)];
 
-fn running(job: Job) -> (Requester, Vec<Effect>) {
+pub(super) fn running(job: Job) -> (Requester, Vec<Effect>) {
     let (mut requester, _, _) = leasing(job);
     let accept = |stream| requester.on_message(stream, FromStage::Accept, T0);
     let effects = STREAMS.into_iter().flat_map(accept).collect();
     (requester, effects)
 }
 
-fn token(position: u32) -> FromStage {
+pub(super) fn token(position: u32) -> FromStage {
     let (position, token) = (Position(position), Token(5));
     FromStage::Token(TokenOut { epoch: Epoch(1), position, token, finish: None, logprobs: None })
 }
 
 /// A complaint of a stage, by a neighbour in the first chain.
-fn broken(stage: u16) -> FromStage {
+pub(super) fn broken(stage: u16) -> FromStage {
     let (epoch, stage, peer) = (Epoch(1), StageIndex(stage), peer(stage as u8 + 1));
     FromStage::HopBroken(HopBroken { epoch, stage, peer, how: Break::Lost })
 }
@@ -114,7 +114,7 @@ fn entry() -> CreditEntry {
     CreditEntry { header, lines: Vec::new() }
 }
 
-fn offers(effects: &[Effect]) -> Vec<&Offer> {
+pub(super) fn offers(effects: &[Effect]) -> Vec<&Offer> {
     let mut offers = Vec::new();
     for effect in effects {
         if let Effect::Send(_, ToStage::Offer(offer)) = effect {
@@ -134,7 +134,7 @@ fn feeds(effects: &[Effect]) -> Vec<&Feed> {
     feeds
 }
 
-fn failure(effects: &[Effect]) -> Option<&GenerateFailure> {
+pub(super) fn failure(effects: &[Effect]) -> Option<&GenerateFailure> {
     effects.iter().find_map(|effect| if let Effect::Failed(failure) = effect { Some(failure) } else { None })
 }
 
@@ -146,7 +146,7 @@ fn hopeless(requester: &mut Requester, mut effects: Vec<Effect>, now: Time) -> V
     effects
 }
 
-fn closed(effects: &[Effect]) -> Vec<StreamId> {
+pub(super) fn closed(effects: &[Effect]) -> Vec<StreamId> {
     let closed = |effect: &Effect| if let Effect::Close(stream) = effect { Some(*stream) } else { None };
     effects.iter().filter_map(closed).collect()
 }

@@ -158,3 +158,6 @@ impl LeasedStage {
         self.tell(FromStage::HopBroken(HopBroken { epoch, stage: neighbour, peer, how }));
     }
 }
+
+#[cfg(test)]
+mod tests;

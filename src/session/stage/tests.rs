@@ -22,13 +22,13 @@ use crate::wire::credit::CreditHeader;
 use crate::wire::credit::CreditLine;
 use crate::wire::signed::Signed;
 
-const WIDTH: u32 = 4;
-const CONTROL: StreamId = StreamId(1);
-const HOP: StreamId = StreamId(2);
-const UP: StreamId = StreamId(3);
-const SESSION: SessionId = SessionId::new([7; 16]);
-const T0: Time = Time(1_000_000);
-const ALL: Position = Position(u32::MAX);
+pub(super) const WIDTH: u32 = 4;
+pub(super) const CONTROL: StreamId = StreamId(1);
+pub(super) const HOP: StreamId = StreamId(2);
+pub(super) const UP: StreamId = StreamId(3);
+pub(super) const SESSION: SessionId = SessionId::new([7; 16]);
+pub(super) const T0: Time = Time(1_000_000);
+pub(super) const ALL: Position = Position(u32::MAX);
 
 fn shape() -> ModelShape {
     ModelShape {
@@ -47,16 +47,16 @@ fn shape() -> ModelShape {
     }
 }
 
-fn peer(n: u8) -> PeerKey {
+pub(super) fn peer(n: u8) -> PeerKey {
     PeerKey::new([n; 32])
 }
 
-fn chain() -> Chain {
+pub(super) fn chain() -> Chain {
     let stage = |n: u8, start, end| Stage { peer: peer(n), range: UnitRange::new(start, end).unwrap() };
     Chain::new(vec![stage(1, 0, 2), stage(2, 2, 4), stage(3, 4, 6)], 6).unwrap()
 }
 
-fn offer(stage: u16) -> Offer {
+pub(super) fn offer(stage: u16) -> Offer {
     Offer {
         session: SESSION,
         epoch: Epoch(5),
@@ -77,15 +77,15 @@ fn offer(stage: u16) -> Offer {
     }
 }
 
-fn terms(stage: u16) -> Terms {
+pub(super) fn terms(stage: u16) -> Terms {
     Terms::of(offer(stage), peer(9), peer(stage as u8 + 1), shape()).unwrap()
 }
 
-fn offered(stage: u16) -> LeasedStage {
+pub(super) fn offered(stage: u16) -> LeasedStage {
     LeasedStage::new(terms(stage), CONTROL, HOP, T0).0
 }
 
-fn running(stage: u16) -> LeasedStage {
+pub(super) fn running(stage: u16) -> LeasedStage {
     let mut leased = offered(stage);
     leased.on_back(HopBack::Opened);
     let upstream = leased.terms.upstream();
@@ -93,7 +93,7 @@ fn running(stage: u16) -> LeasedStage {
     leased
 }
 
-fn header(step: u64, first: u32, count: u32) -> FrameHeader {
+pub(super) fn header(step: u64, first: u32, count: u32) -> FrameHeader {
     FrameHeader {
         session: SESSION,
         stage: StageIndex(1),
@@ -106,21 +106,21 @@ fn header(step: u64, first: u32, count: u32) -> FrameHeader {
     }
 }
 
-fn frame(header: FrameHeader) -> HopForward {
+pub(super) fn frame(header: FrameHeader) -> HopForward {
     let payload = bytes::Bytes::from(vec![0; (header.count * WIDTH * 4) as usize]);
     HopForward::Frame(Frame { header, payload })
 }
 
 /// What the engine makes of so many positions.
-fn hidden(count: u32) -> StepOutput {
+pub(super) fn hidden(count: u32) -> StepOutput {
     StepOutput::Hidden(bytes::Bytes::from(vec![0; (count * WIDTH * 4) as usize]))
 }
 
-fn feed(first: u32, count: u32, last: LastFeed) -> ToStage {
+pub(super) fn feed(first: u32, count: u32, last: LastFeed) -> ToStage {
     ToStage::Feed(Feed { first: Position(first), tokens: vec![Token(1); count as usize], last })
 }
 
-fn told(effects: &[Effect]) -> Vec<&FromStage> {
+pub(super) fn told(effects: &[Effect]) -> Vec<&FromStage> {
     let mut told = Vec::new();
     for effect in effects {
         if let Effect::Send(CONTROL, Outgoing::FromStage(message)) = effect {
@@ -130,7 +130,7 @@ fn told(effects: &[Effect]) -> Vec<&FromStage> {
     told
 }
 
-fn freed(effects: &[Effect]) -> usize {
+pub(super) fn freed(effects: &[Effect]) -> usize {
     effects.iter().filter(|effect| **effect == Effect::Free).count()
 }
 
