@@ -3,4 +3,5 @@
 mod batches;
 mod breach;
 mod loss;
+mod mending;
 mod ring;

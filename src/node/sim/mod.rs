@@ -194,6 +194,11 @@ impl World {
         self.befall(Fault::Thaw(key(name)));
     }
 
+    /// The connection between two peers breaks; who cannot dial the other does not find it again.
+    pub(super) fn part_for_good(&mut self, one: PeerKey, other: PeerKey) {
+        self.network.sever(one, other, &mut self.agenda, self.now);
+    }
+
     /// Lets a fault befall the mesh, or makes it right again. One that no longer applies changes nothing.
     pub(super) fn befall(&mut self, fault: Fault) {
         let now = self.now;
