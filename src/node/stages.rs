@@ -12,10 +12,6 @@ use crate::ids::PeerKey;
 use crate::ids::SessionId;
 use crate::ids::Step;
 use crate::ids::StreamId;
-#[cfg(feature = "mutants")]
-use crate::mutants::Mutant;
-#[cfg(feature = "mutants")]
-use crate::mutants::is_planted;
 use crate::node::Departure;
 use crate::node::Node;
 use crate::node::config::Serves;
@@ -358,8 +354,6 @@ impl Node {
         let known: Vec<(StageKey, PeerKey, Epoch)> = of_session
             .map(|(&key, leased)| (key, leased.stage.terms().requester, leased.stage.terms().epoch))
             .collect();
-        #[cfg(feature = "mutants")]
-        let epoch = if is_planted(Mutant::AcceptOldOffer) { Epoch(u32::MAX) } else { epoch };
         if known.iter().any(|&(_, owner, newest)| owner != requester || newest > epoch) {
             return Err(DeclineReason::Fenced);
         }

@@ -9,6 +9,16 @@
 //!            ──Settle─▶ every stage       the signed entry; ◀─Settled─ what the stage counted
 //! ```
 //!
+//! When a stage is lost, or a hop between two that live:
+//!
+//! ```text
+//!            ──Offer──────▶ whoever takes the lost one's place
+//!            ──Reconfigure▶ the others    each stops, closes its hops, opens those of the newer chain
+//!            ◀─Accept, Rejoined─ all      how much each has in its cache and journal; tokens that only the driver heard
+//!            ──Resume─────▶ every stage   how much of its cache stays, and what the next one lacks: journals are sent again
+//!            ──Feed───────▶ driver        the accepted tokens from there
+//! ```
+//!
 //! [`requester::Requester`] leads one generation; [`stage::LeasedStage`] serves one stage of one. Each takes what happened and
 //! the time, and answers with effects to be performed in order. Neither knows who carries its messages.
 

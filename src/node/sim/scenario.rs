@@ -118,7 +118,7 @@ impl Scenario {
         for _ in 0..1 + self.chance.below(4) {
             let at = self.world.now.after(self.chance.span(Span::ZERO, Span::seconds(10)));
             let peer = self.chance.pick(&self.askers);
-            let length = 1 + if self.chance.percent(50) { self.chance.below(20) } else { self.chance.below(400) };
+            let length = 1 + if self.chance.percent(50) { self.chance.below(20) } else { self.chance.below(900) };
             let mut spec = setting::spec(setting::prompt(length as u32), 1 + self.chance.below(200) as u32);
             spec.patience = PATIENCE;
             if self.chance.percent(25) {

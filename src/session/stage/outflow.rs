@@ -171,10 +171,6 @@ impl Outflow {
 
     /// Whether one more frame may be sent once `coming` others were, and all that was to be sent again.
     pub(super) fn has_room(&self, coming: usize) -> bool {
-        #[cfg(feature = "mutants")]
-        if is_planted(Mutant::OvertakeReplay) {
-            return self.opened && self.in_window().saturating_add(coming) < WINDOW;
-        }
         self.opened && !self.is_replaying() && self.in_window().saturating_add(coming) < WINDOW
     }
 

@@ -197,9 +197,9 @@ fn without_another_holder_the_answer_waits_and_says_so_until_its_patience_is_ove
 
     let effects = requester.no_chain(missing.clone(), T0);
     assert_eq!(effects, [Effect::Waiting(missing.clone())]);
-    let (mut now, mut tries) = (T0, Vec::new());
-    let failed = loop {
-        now = requester.deadline().unwrap();
+    let mut tries = Vec::new();
+    let (failed, now) = loop {
+        let now = requester.deadline().unwrap();
         for stream in [STREAMS[0], STREAMS[2]] {
             requester.on_message(stream, FromStage::Pong(1), now);
         }
@@ -210,11 +210,11 @@ fn without_another_holder_the_answer_waits_and_says_so_until_its_patience_is_ove
             let effects = requester.no_chain(missing.clone(), now);
             assert!(!effects.contains(&Effect::Waiting(missing.clone())), "the same is said once");
             if let Some(failure) = failure(&effects) {
-                break failure.clone();
+                break (failure.clone(), now);
             }
         }
         if let Some(failure) = failure(&effects) {
-            break failure.clone();
+            break (failure.clone(), now);
         }
     };
 
