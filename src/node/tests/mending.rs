@@ -45,8 +45,8 @@ fn serving(world: &World, request: RequestId, stage: usize) -> u8 {
         Delivery::Mended(mended) => Some(mended.chain.clone()),
         _ => None,
     };
-    let chains = world.deliveries(request).into_iter().filter_map(|(_, delivery)| chain(delivery));
-    let peer = chains.last().expect("the answer has begun").stages()[stage].peer;
+    let mut chains = world.deliveries(request).into_iter().rev().filter_map(|(_, delivery)| chain(delivery));
+    let peer = chains.next().expect("the answer has begun").stages()[stage].peer;
     (1..=9).find(|name| key(*name) == peer).expect("every peer has a name")
 }
 
