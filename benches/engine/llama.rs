@@ -24,6 +24,7 @@ use serde_json::json;
 use crate::figures::median;
 use crate::figures::processor;
 use crate::figures::spread;
+use crate::pool;
 use crate::worker::Worker;
 
 /// Positions before those that are decoded, where depth is not what is measured.
@@ -209,8 +210,7 @@ fn race(
     threads: NonZeroUsize,
     work: Work,
 ) -> anyhow::Result<Vec<Round>> {
-    let mut runs =
-        Runs::open(model, Workspace::with(crate::pool(threads)?, set), work.sessions, Position(work.positions()))?;
+    let mut runs = Runs::open(model, Workspace::with(pool(threads)?, set), work.sessions, Position(work.positions()))?;
     for session in 0..work.sessions {
         runs.fill(session, Position(work.before))?;
     }
@@ -223,7 +223,7 @@ fn race(
             worker.request(&json!({ "do": "feed", "name": name, "sequence": session, "from": 0, "count": before }))?;
         }
     }
-    let (reading, mut read) = (crate::pool(threads)?, Kernel::read());
+    let (reading, mut read) = (pool(threads)?, Kernel::read());
     let mut rounds = Vec::new();
     for number in 0..=options.pairs {
         let mut round = Round::default();
