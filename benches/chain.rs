@@ -8,6 +8,7 @@
 //! ```
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a bench prints what it measured")]
+#![allow(clippy::disallowed_methods, reason = "a bench looks at the clock")]
 
 mod figures;
 

@@ -8,6 +8,7 @@
 //! `benches/README.md` says how to read the figures.
 
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a bench prints what it measured")]
+#![allow(clippy::disallowed_methods, reason = "a bench looks at the clock")]
 
 #[path = "../figures/mod.rs"]
 mod figures;
