@@ -226,6 +226,27 @@ pub fn end_process(pid: u32, ending: Ending) -> io::Result<()> {
     }
 }
 
+/// Lets this process stand still until another lets it go on.
+///
+/// # Errors
+/// If the system refuses, or knows no such thing.
+#[cfg(feature = "faults")]
+pub fn stop_this_process() -> io::Result<()> {
+    #[cfg(unix)]
+    {
+        use rustix::process::Signal;
+        /// Within this time the signal has reached every thread; until then this one does nothing (arbitrary).
+        const DELIVERY: std::time::Duration = std::time::Duration::from_millis(50);
+        rustix::process::kill_process(rustix::process::getpid(), Signal::STOP)?;
+        std::thread::sleep(DELIVERY);
+        Ok(())
+    }
+    #[cfg(not(unix))]
+    {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+}
+
 /// Asks the system to back memory with large pages where it can, before anything is written there. A system that knows no such thing does not mind.
 ///
 /// - `memory`: may be uninitialised; nothing is read or written

@@ -2,6 +2,12 @@
 
 #![allow(clippy::unwrap_used, reason = "what is missing fails the test")]
 
+#[cfg(target_os = "linux")]
+#[path = "meshes/churn.rs"]
+mod churn;
+#[cfg(target_os = "linux")]
+#[path = "meshes/kills.rs"]
+mod kills;
 mod support;
 
 use std::collections::BTreeMap;
@@ -196,7 +202,7 @@ fn a_stage_that_is_killed_in_mid_answer_is_named_at_once_and_its_return_heals_th
     endless().write(&file).unwrap();
     let root = folder.path().join("requester");
     let invite = new_network(&root);
-    let requester = Peer::up(&root, &["--invite", &invite, "--no-serve"]);
+    let requester = Peer::up(&root, &["--invite", &invite, "--no-serve", "--patience", "0"]);
     let stage = |units: &str| {
         let args = ["--invite", &invite, "--join", &requester.address, "--units", units, "--model"];
         Peer::up(&folder.path().join(units), &[&args[..], &[file.to_str().unwrap()]].concat())
@@ -336,6 +342,8 @@ fn what_cannot_work_is_refused_in_words() {
         (&["--model", &tiny, "--units", "3..9"], "0..5"),
         (&["--model", &tiny, "--units", "3..2"], "units"),
         (&["--memory", "plenty"], "plenty"),
+        (&["--journal-memory", "plenty"], "journal-memory"),
+        (&["--patience", "3601"], "patience"),
         (&["--threads", "0"], "threads"),
         (&["--device", "abacus"], "abacus"),
         (&["--device", "cuda"], "memory"),

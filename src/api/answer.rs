@@ -41,7 +41,13 @@ pub(crate) async fn started(generation: &mut Generation) -> Result<Vec<(String, 
     match generation.events.recv().await {
         Some(GenerationEvent::Started(chain)) => Ok(chain),
         Some(GenerationEvent::Failed(error)) => Err(error.into()),
-        Some(GenerationEvent::Text { .. } | GenerationEvent::Finished(_)) | None => Err(GenerateError::Stopped.into()),
+        Some(
+            GenerationEvent::Text { .. }
+            | GenerationEvent::Waiting(_)
+            | GenerationEvent::Mended(_)
+            | GenerationEvent::Finished(_),
+        )
+        | None => Err(GenerateError::Stopped.into()),
     }
 }
 
@@ -53,7 +59,7 @@ pub(crate) async fn whole(heading: &Heading, mut generation: Generation) -> Resu
     let (mut text, mut tokens) = (String::new(), Vec::new());
     loop {
         match generation.events.recv().await {
-            Some(GenerationEvent::Started(_)) => {}
+            Some(GenerationEvent::Started(_) | GenerationEvent::Waiting(_) | GenerationEvent::Mended(_)) => {}
             Some(GenerationEvent::Text { text: more, tokens: new }) => {
                 text.push_str(&more);
                 tokens.extend(new);
@@ -79,7 +85,8 @@ pub(crate) fn stream(
         let opening = json!({ "role": "assistant", "content": "" });
         ready.push_back(heading.chunk(heading.choice("delta", opening, None, None), delivery));
     }
-    let answer = Answer { heading, delivery, generation, offset: 0, ready, state: Progress::Open, _slot: slot };
+    let answer =
+        Answer { heading, delivery, generation, offset: 0, ready, remark: None, state: Progress::Open, _slot: slot };
     let events = futures::stream::unfold(answer, |mut answer| async move {
         let event = answer.next().await?;
         Some((Ok::<_, Infallible>(event), answer))
@@ -115,6 +122,8 @@ struct Answer {
     offset: usize,
     /// Made but not yet sent; at most two at a time.
     ready: VecDeque<Value>,
+    /// What goes on behind the answer, for whoever looks at the stream itself; clients skip it.
+    remark: Option<String>,
     state: Progress,
     /// Counts the request as long as it streams.
     _slot: OwnedSemaphorePermit,
@@ -125,6 +134,9 @@ impl Answer {
         loop {
             if let Some(value) = self.ready.pop_front() {
                 return Some(Event::default().data(value.to_string()));
+            }
+            if let Some(remark) = self.remark.take() {
+                return Some(Event::default().comment(remark));
             }
             match self.state {
                 Progress::Open => self.advance().await,
@@ -141,6 +153,8 @@ impl Answer {
         match self.generation.events.recv().await {
             Some(GenerationEvent::Started(_)) => {}
             Some(GenerationEvent::Text { text, tokens }) => self.on_text(&text, &tokens),
+            Some(GenerationEvent::Waiting(failure)) => self.remark = Some(format!("waiting: {failure}")),
+            Some(GenerationEvent::Mended(_)) => self.remark = Some("goes on in another chain".to_owned()),
             Some(GenerationEvent::Finished(summary)) => self.on_finished(&summary),
             Some(GenerationEvent::Failed(error)) => self.on_failed(error.into()),
             None => self.on_failed(GenerateError::Stopped.into()),

@@ -6,15 +6,18 @@ use std::path::PathBuf;
 use serde::Deserialize;
 use serde::Serialize;
 
+use crate::amounts::Span;
 use crate::api::error::ApiError;
 use crate::api::fields::in_range;
 use crate::api::request::MAX_BIASES;
 use crate::api::request::check_stops;
+use crate::config::MAX_PATIENCE;
 use crate::config::settings::TrustSetting;
 use crate::daemon::handle::ChatMessage;
 use crate::daemon::handle::GenerateRequest;
 use crate::daemon::handle::GenerationEvent;
 use crate::daemon::handle::Prompt;
+use crate::daemon::views::MendedView;
 use crate::daemon::views::SummaryView;
 use crate::ids::Token;
 use crate::shape::WireDtype;
@@ -38,6 +41,9 @@ pub struct GenerateBody {
     pub wire: WireBody,
     /// Which peers the prompt may go to; the peer's own setting if not given.
     pub trust: Option<TrustSetting>,
+    /// Seconds that it may wait for a lost stage's place to be taken; the peer's own setting if not given.
+    #[serde(default)]
+    pub patience: Option<u32>,
 }
 
 /// What to continue.
@@ -113,6 +119,16 @@ pub enum EventBody {
         /// The tokens that it stands for.
         tokens: Vec<TokenBody>,
     },
+    /// A stage is lost and nobody can take its place yet.
+    Waiting {
+        /// Why, for people.
+        message: String,
+    },
+    /// The answer goes on in another chain.
+    Mended {
+        /// What was lost, and the chain.
+        mended: MendedView,
+    },
     /// The answer is complete.
     Finished {
         /// The end of it.
@@ -161,6 +177,10 @@ impl GenerateBody {
         if self.max_tokens == Some(0) {
             return Err(ApiError::invalid("max_tokens", "max_tokens must be at least 1"));
         }
+        let patience = self.patience.map(|seconds| Span::seconds(seconds.into()));
+        if patience > Some(Span::seconds(MAX_PATIENCE.into())) {
+            return Err(ApiError::invalid("patience", format!("patience must be at most {MAX_PATIENCE} seconds")));
+        }
         Ok(GenerateRequest {
             model: self.model,
             prompt: self.prompt.into(),
@@ -172,6 +192,7 @@ impl GenerateBody {
                 WireBody::F16 => WireDtype::F16,
             },
             trust: self.trust.map(Into::into),
+            patience,
         })
     }
 }
@@ -232,6 +253,8 @@ impl EventBody {
                 let tokens = tokens.iter().map(|token| TokenBody { id: token.id.0, logprob: token.logprob }).collect();
                 Self::Text { text, tokens }
             }
+            GenerationEvent::Waiting(failure) => Self::Waiting { message: failure.to_string() },
+            GenerationEvent::Mended(mended) => Self::Mended { mended },
             GenerationEvent::Finished(summary) => Self::Finished { summary },
             GenerationEvent::Failed(error) => Self::failed(error.into()),
         }

@@ -7,8 +7,10 @@
 use serde_json::Value;
 use serde_json::json;
 
+use crate::amounts::Span;
 use crate::api::error::ApiError;
 use crate::api::fields::Fields;
+use crate::config::MAX_PATIENCE;
 use crate::daemon::handle::ChatMessage;
 use crate::daemon::handle::GenerateRequest;
 use crate::daemon::handle::Prompt;
@@ -82,6 +84,7 @@ impl Asked {
             stop: stop(&mut fields)?,
             wire: WireDtype::F32,
             trust: None,
+            patience: fields.integer("patience", 0..=MAX_PATIENCE)?.map(|seconds| Span::seconds(seconds.into())),
         };
         let delivery = delivery(&mut fields)?;
         take_neutral(form, &mut fields)?;

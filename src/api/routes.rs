@@ -86,7 +86,10 @@ impl State {
 }
 
 pub(crate) fn router(state: Arc<State>) -> Router {
-    Router::new()
+    let router = Router::new();
+    #[cfg(feature = "faults")]
+    let router = router.route("/brigade/v1/faults", post(faults));
+    router
         .route("/v1/models", get(models))
         .route("/v1/models/{id}", get(model))
         .route("/v1/chat/completions", post(chat))
@@ -271,6 +274,12 @@ fn sse(event: &EventBody) -> Result<Event, Infallible> {
 async fn stop(state: Shared) -> Answer {
     state.stop.cancel();
     Ok(Json(json!({ "stopping": true })).into_response())
+}
+
+#[cfg(feature = "faults")]
+async fn faults(state: Shared, body: Body) -> Answer {
+    state.peer.faults(parse(&read(body).await?)?).await?;
+    Ok(Json(json!({})).into_response())
 }
 
 async fn not_found() -> ApiError {

@@ -89,6 +89,7 @@ fn finished(reason: &str) -> GenerationEvent {
         lease_micros: 0,
         first_token_micros: 0,
         decode_micros: 0,
+        mended: Vec::new(),
     }))
 }
 

@@ -22,6 +22,7 @@ use crate::cli::client::Events;
 use crate::cli::output;
 use crate::cli::privacy;
 use crate::config::settings::TrustSetting;
+use crate::daemon::views::MendedView;
 use crate::daemon::views::StageView;
 use crate::daemon::views::SummaryView;
 use crate::os;
@@ -45,6 +46,10 @@ pub(crate) struct GenerateArgs {
     /// Which peers the prompt may go to: known or open. By default as the peer is set up.
     #[arg(long, value_enum, value_name = "known|open", hide_possible_values = true)]
     trust: Option<TrustSetting>,
+    /// Seconds that the answer may wait for a lost peer's place to be taken; 0 gives up at once. By default as the peer is
+    /// set up.
+    #[arg(long, value_name = "SECONDS")]
+    patience: Option<u32>,
     /// How hidden states travel between peers: f32 (lossless) or f16 (half the bytes).
     #[arg(long, value_enum, default_value = "f32", value_name = "f32|f16", hide_possible_values = true)]
     wire: WireBody,
@@ -99,7 +104,8 @@ pub(crate) struct AskArgs {
     raw: bool,
     /// Print one JSON object when the answer is complete: text, tokens, model, finish_reason, usage (prompt_tokens,
     /// completion_tokens), chain (per stage: peer, units, weights, positions, hop_payload_bytes, hop_frames,
-    /// busy_micros, owed_mflop), timings (lease_micros, first_token_micros, decode_micros).
+    /// busy_micros, owed_mflop), timings (lease_micros, first_token_micros, decode_micros), mended (per time
+    /// that it went on without a lost peer: lost, chain, known, mending_micros, pause_micros).
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -116,6 +122,7 @@ struct AnswerView {
     usage: UsageView,
     chain: Vec<StageView>,
     timings: TimingsView,
+    mended: Vec<MendedView>,
 }
 
 #[derive(Debug, Serialize)]
@@ -135,7 +142,7 @@ struct TimingsView {
 #[derive(Debug)]
 pub(crate) struct Answered {
     pub(crate) text: String,
-    tokens: Vec<u32>,
+    pub(crate) tokens: Vec<u32>,
     pub(crate) summary: SummaryView,
 }
 
@@ -189,6 +196,7 @@ async fn ask_through(access: &Access, args: &AskArgs, prompt: PromptBody, text: 
             first_token_micros: summary.first_token_micros,
             decode_micros: summary.decode_micros,
         },
+        mended: summary.mended,
     })
 }
 
@@ -217,11 +225,19 @@ async fn follow(events: &mut Events, show: Show) -> anyhow::Result<Answered> {
                 text.push_str(&more);
                 tokens.extend(new.iter().map(|token| token.id));
             }
+            Some(EventBody::Waiting { message }) => output::note(format!("waiting: {message}")),
+            Some(EventBody::Mended { mended }) => output::note(goes_on(&mended)),
             Some(EventBody::Finished { summary }) => return Ok(Answered { text, tokens, summary: *summary }),
             Some(EventBody::Failed { message, .. }) => bail!("the answer is not complete: {message}"),
             None => bail!("the answer is not complete: the connection to the peer ended"),
         }
     }
+}
+
+fn goes_on(mended: &MendedView) -> String {
+    let lost: Vec<String> =
+        mended.lost.iter().map(|(peer, units)| format!("peer {} ({units})", output::short(peer))).collect();
+    format!("going on without {}", lost.join(", "))
 }
 
 /// Talks to and fro until the input ends.
@@ -314,6 +330,7 @@ impl GenerateArgs {
             stop: self.stop.clone(),
             wire: self.wire,
             trust: self.trust,
+            patience: self.patience,
         }
     }
 }

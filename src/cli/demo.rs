@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
+use anyhow::bail;
 use clap::Args;
+use clap::ValueEnum;
 
 use crate::amounts::Bytes;
+use crate::api::internal::EventBody;
 use crate::api::internal::GenerateBody;
 use crate::api::internal::MessageBody;
 use crate::api::internal::PromptBody;
@@ -12,6 +15,7 @@ use crate::api::internal::SamplingBody;
 use crate::api::internal::WireBody;
 use crate::cli::Interrupted;
 use crate::cli::ask;
+use crate::cli::ask::Answered;
 use crate::cli::ask::Show;
 use crate::cli::output;
 use crate::cli::output::Waiting;
@@ -24,6 +28,7 @@ use crate::daemon::views::StageView;
 use crate::daemon::views::SummaryView;
 use crate::demo;
 use crate::os;
+use crate::os::Ending;
 
 /// How many peers share the model.
 const STAGES: u16 = 3;
@@ -34,6 +39,9 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// How much the model may say.
 const MAX_TOKENS: u32 = 200;
 
+/// Tokens that a reader has seen when a stage is killed.
+const KILL_AFTER: usize = 8;
+
 /// What is asked where nothing is given.
 const PROMPT: &str = "Tell me a story.";
 
@@ -42,14 +50,28 @@ const PROMPT: &str = "Tell me a story.";
 pub(crate) struct DemoArgs {
     /// What to ask the small model. It tells stories and answers questions about them.
     prompt: Option<String>,
+    /// Let every part be held twice, and kill a peer in mid-sentence: the driver (first stage), a middle one, the tail, or
+    /// any by chance. Succeeds only if the answer is the one of an undisturbed run.
+    #[arg(long, value_enum, num_args = 0..=1, default_missing_value = "any", value_name = "driver|middle|tail", hide_possible_values = true)]
+    kill: Option<Victim>,
 }
 
-/// Runs a mesh of four processes, asks it, and shows what everybody did.
+/// Which stage is killed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Victim {
+    Driver,
+    Middle,
+    Tail,
+    Any,
+}
+
+/// Runs a mesh of processes, asks it, and shows what everybody did.
 pub(crate) async fn demo(args: DemoArgs) -> anyhow::Result<()> {
     let folder = tempfile::Builder::new().prefix("brigade-demo-").tempdir()?;
+    let copies = if args.kill.is_some() { 2 } else { 1 };
     let plan = Plan {
         folder: folder.path().to_owned(),
-        peers: usize::from(STAGES) + 1,
+        peers: copies * usize::from(STAGES) + 1,
         // As few as three can hold, so that nobody holds all and nobody can be spared.
         units_per_peer: Some(swarm::units(demo::NAME)?.div_ceil(STAGES)),
         model: demo::NAME.to_owned(),
@@ -57,7 +79,7 @@ pub(crate) async fn demo(args: DemoArgs) -> anyhow::Result<()> {
         life: Life::WithParent,
     };
     let shown = tokio::select! {
-        shown = show(plan, args.prompt.as_deref().unwrap_or(PROMPT)) => shown,
+        shown = show(plan, args.prompt.as_deref().unwrap_or(PROMPT), args.kill) => shown,
         // What was started is dropped with the other future, and is killed by that.
         asked = os::shutdown_requested() => asked.map_err(Into::into).and(Err(Interrupted.into())),
     };
@@ -65,18 +87,23 @@ pub(crate) async fn demo(args: DemoArgs) -> anyhow::Result<()> {
     shown
 }
 
-async fn show(plan: Plan, prompt: &str) -> anyhow::Result<()> {
-    let waiting =
-        Waiting::saying("starting four peers on this machine: no coordinator, only one address to begin with");
+async fn show(plan: Plan, prompt: &str, kill: Option<Victim>) -> anyhow::Result<()> {
+    let peers = plan.peers;
+    let waiting = Waiting::saying(format!(
+        "starting {peers} peers on this machine: no coordinator, only one address to begin with"
+    ));
     let mut swarm = Swarm::start(plan).await?;
     drop(waiting);
-    let shown = ask_and_tell(&mut swarm, prompt).await;
+    let shown = ask_and_tell(&mut swarm, prompt, kill).await;
     swarm.stop().await;
     shown
 }
 
-async fn ask_and_tell(swarm: &mut Swarm, prompt: &str) -> anyhow::Result<()> {
+async fn ask_and_tell(swarm: &mut Swarm, prompt: &str, kill: Option<Victim>) -> anyhow::Result<()> {
     let model = swarm.covered(PATIENCE).await?;
+    if kill.is_some() {
+        swarm.covered_twice(&model, PATIENCE).await?;
+    }
     let peers: PeersView = swarm.client().get("peers").await?;
     output::line(format!("{} ({} units), shared by peers that found each other:", model.title, model.units))?;
     for (index, member) in swarm.members().iter().enumerate() {
@@ -90,11 +117,101 @@ async fn ask_and_tell(swarm: &mut Swarm, prompt: &str) -> anyhow::Result<()> {
         ))?;
     }
     output::line(format!("\n> {prompt}"))?;
-    let answered = ask::answer(&swarm.client(), &body(model.id, prompt), Show::Pieces, "").await?;
-    tell(swarm, &answered.summary)
+    match kill {
+        None => {
+            let body = body(model.id, prompt, None);
+            let answered = ask::answer(&swarm.client(), &body, Show::Pieces, "").await?;
+            tell(swarm, &answered.summary)
+        }
+        Some(victim) => kill_and_tell(swarm, &body(model.id, prompt, Some(getrandom::u64()?)), victim).await,
+    }
 }
 
-fn body(model: String, prompt: &str) -> GenerateBody {
+/// Asks twice with one seed: with a stage that is killed, and without.
+async fn kill_and_tell(swarm: &Swarm, body: &GenerateBody, victim: Victim) -> anyhow::Result<()> {
+    let (answered, killed) = answer_and_kill(swarm, body, victim).await?;
+    let undisturbed = ask::answer(&swarm.client(), body, Show::Nothing, "").await?;
+    tell(swarm, &answered.summary)?;
+    let Some(mended) = answered.summary.mended.first() else {
+        bail!("the answer was complete before the killed peer was missed");
+    };
+    let place = swarm::label(swarm.members(), &killed.peer);
+    output::line(format!(
+        "\n{place} ({}, units {}) was killed after {} tokens. The reader waited {} for the next one: {} positions were\n\
+         sent again, or computed again where nobody had kept them, and the others went on where they were.",
+        killed.role,
+        killed.units,
+        killed.tokens,
+        output::micros(mended.pause_micros),
+        mended.known,
+    ))?;
+    if answered.text != undisturbed.text {
+        bail!("the text is not that of an undisturbed run:\n{}", undisturbed.text);
+    }
+    output::line("The text is that of an undisturbed run, letter for letter.")?;
+    Ok(())
+}
+
+/// Who was killed, and when.
+struct Killed {
+    peer: String,
+    units: String,
+    role: &'static str,
+    tokens: usize,
+}
+
+/// Follows an answer, and kills a stage of it in mid-sentence.
+async fn answer_and_kill(swarm: &Swarm, body: &GenerateBody, victim: Victim) -> anyhow::Result<(Answered, Killed)> {
+    let mut events = swarm.client().generate(body).await?;
+    let (mut text, mut tokens) = (String::new(), 0);
+    let (mut stages, mut killed) = (Vec::new(), None);
+    loop {
+        match events.next().await? {
+            Some(EventBody::Started { chain, .. }) => stages = chain,
+            Some(EventBody::Text { text: more, tokens: new }) => {
+                output::piece(&more)?;
+                text.push_str(&more);
+                tokens += new.len();
+                if tokens >= KILL_AFTER && killed.is_none() {
+                    killed = Some(kill(swarm, &stages, victim, tokens)?);
+                }
+            }
+            Some(EventBody::Waiting { .. } | EventBody::Mended { .. }) => {}
+            Some(EventBody::Finished { summary }) => {
+                output::line("")?;
+                let Some(killed) = killed else { bail!("the answer was complete after {tokens} tokens") };
+                return Ok((Answered { text, tokens: Vec::new(), summary: *summary }, killed));
+            }
+            Some(EventBody::Failed { message, .. }) => bail!("the answer is not complete: {message}"),
+            None => bail!("the answer is not complete: the connection to the peer ended"),
+        }
+    }
+}
+
+fn kill(swarm: &Swarm, stages: &[(String, String)], victim: Victim, tokens: usize) -> anyhow::Result<Killed> {
+    let last = stages.len().saturating_sub(1);
+    let by_chance = usize::try_from(getrandom::u32()?)?;
+    let index = match victim {
+        Victim::Driver => 0,
+        Victim::Middle if last < 2 => bail!("a chain of {} stages has no middle one", stages.len()),
+        Victim::Middle => 1 + by_chance % (last - 1),
+        Victim::Tail => last,
+        Victim::Any => by_chance % stages.len().max(1),
+    };
+    let Some((peer, units)) = stages.get(index).cloned() else { bail!("the answer began without a chain") };
+    let Some(member) = swarm.members().iter().find(|member| member.run.peer == peer) else {
+        bail!("peer {} is none of this mesh", output::short(&peer));
+    };
+    os::end_process(member.run.pid, Ending::Killed)?;
+    let role = match index {
+        0 => "the driver",
+        index if index == last => "the tail",
+        _ => "a middle stage",
+    };
+    Ok(Killed { peer, units, role, tokens })
+}
+
+fn body(model: String, prompt: &str, seed: Option<u64>) -> GenerateBody {
     GenerateBody {
         model: Some(model),
         prompt: PromptBody::Chat(vec![MessageBody { role: "user".to_owned(), content: prompt.to_owned() }]),
@@ -108,12 +225,14 @@ fn body(model: String, prompt: &str) -> GenerateBody {
             presence_penalty: 0.0,
             logit_bias: Vec::new(),
             logprobs: None,
-            seed: None,
+            seed,
         },
         max_tokens: Some(MAX_TOKENS),
         stop: Vec::new(),
         wire: WireBody::F32,
         trust: None,
+        // Without a seed nobody is killed, and nobody can be spared, so there is nothing to wait for.
+        patience: seed.is_none().then_some(0),
     }
 }
 

@@ -23,11 +23,13 @@ use crate::config::datadir::DataDir;
 use crate::config::datadir::RunFile;
 use crate::config::networks;
 use crate::daemon::views::ModelView;
+use crate::daemon::views::PeersView;
 use crate::daemon::views::StatusView;
 use crate::demo;
 use crate::keys::NetworkSecret;
 use crate::keys::invite::Invite;
 use crate::os;
+use crate::units::UnitRange;
 use crate::weights::gguf::GgufFile;
 use crate::weights::llama;
 
@@ -265,6 +267,26 @@ impl Swarm {
             Ok(covered) => covered,
             Err(_) => bail!("the model was not covered within {} s: {missing}", patience.as_secs()),
         }
+    }
+
+    /// Waits until peer 0 knows that every unit of the model is held by two peers, so that any one can be spared.
+    pub(crate) async fn covered_twice(&self, model: &ModelView, patience: Duration) -> anyhow::Result<()> {
+        let waiting = Waiting::saying("the peers agree on who holds what a second time");
+        let twice = async {
+            loop {
+                let peers: PeersView = self.client().get("peers").await?;
+                let ready = peers.peers.iter().flat_map(|peer| &peer.holdings).filter(|held| held.state == "ready");
+                let ranges: Vec<UnitRange> = ready.filter_map(|held| held.units.parse().ok()).collect();
+                let copies = |unit: u16| ranges.iter().filter(|range| range.contains(unit)).count();
+                if (0..model.units).all(|unit| copies(unit) >= 2) {
+                    return Ok(());
+                }
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
+        };
+        let covered = tokio::time::timeout(patience, twice).await;
+        drop(waiting);
+        covered.unwrap_or_else(|_| bail!("not every unit was held twice within {} s", patience.as_secs()))
     }
 
     /// The id of the model that was given, as soon as a peer holds units of it.

@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use libp2p::Multiaddr;
 
 use crate::amounts::Bytes;
+use crate::amounts::Span;
 use crate::config::address::AddressFault;
 use crate::config::key::ApiKey;
 use crate::config::key::BadApiKey;
@@ -24,6 +25,7 @@ use crate::keys::NetworkSecret;
 use crate::keys::check_network_name;
 use crate::keys::invite::BadInvite;
 use crate::keys::invite::Invite;
+use crate::node::config::Limits;
 use crate::node::io::HoldPolicy;
 use crate::node::io::Trust;
 use crate::os;
@@ -47,6 +49,13 @@ pub const API_ADDRESS: &str = "127.0.0.1:2745";
 /// The open network that a bare `brigade up` joins: this LAN only.
 pub const LOCAL_NETWORK: &str = "local";
 
+/// How long an answer waits for a lost stage's place to be taken (arbitrary: a peer of the mesh needs a while to notice that
+/// units are missing, and to load them).
+pub const PATIENCE: Span = Span::seconds(120);
+
+/// The longest that an answer can be told to wait, in seconds.
+pub const MAX_PATIENCE: u32 = 3_600;
+
 /// Everything that a peer needs to know to start, checked.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -64,6 +73,8 @@ pub struct Config {
     pub serve: Serve,
     /// Memory offered to the mesh: the device's.
     pub memory: Bytes,
+    /// Memory for what stages could send again.
+    pub journal_memory: Bytes,
     /// What computes.
     pub device: DeviceName,
     /// Engine threads, at least 1.
@@ -74,6 +85,8 @@ pub struct Config {
     pub allow: Vec<PeerKey>,
     /// Which peers prompts may go to where a request doesn't say.
     pub trust: Trust,
+    /// How long an answer that has begun waits for a lost stage's place to be taken, where a request doesn't say.
+    pub patience: Span,
 }
 
 /// A network: a name and, for a private one, a key.
@@ -184,6 +197,9 @@ pub enum BadConfig {
     /// The memory is no amount.
     #[error("memory: {0}")]
     Memory(#[from] BadMemory),
+    /// The memory for journals is no amount.
+    #[error("journal-memory: {0}")]
+    JournalMemory(BadMemory),
     /// Half of the machine's memory is offered by default, but how much that is cannot be told.
     #[error("memory: this machine does not say how much it has: give an amount such as 4GiB")]
     UnknownMemory,
@@ -219,6 +235,12 @@ pub enum BadConfig {
     Zero {
         /// Which setting.
         setting: &'static str,
+    },
+    /// Nobody waits so long.
+    #[error("patience: expected at most {MAX_PATIENCE} seconds, got {got}")]
+    Patience {
+        /// Seconds given.
+        got: u32,
     },
     /// The API's address is none.
     #[error("api: expected an address and a port such as {API_ADDRESS}, got \"{got}\"")]
@@ -273,11 +295,13 @@ impl TryFrom<Sources> for Config {
             mdns: settings.mdns.unwrap_or(Switch::On),
             serve: serve(&settings)?,
             memory: memory(settings.memory.as_deref(), device, machine)?,
+            journal_memory: journal_memory(settings.journal_memory.as_deref(), machine)?,
             device,
             threads: at_least_one("threads", settings.threads)?.unwrap_or(machine.threads.max(1)),
             api: api(&settings)?,
             allow: settings.allow.iter().map(|text| text.parse()).collect::<Result<_, _>>()?,
             trust: settings.trust.map_or(Trust::Known, Trust::from),
+            patience: patience(settings.patience)?,
             network,
         })
     }
@@ -368,6 +392,11 @@ fn memory(given: Option<&str>, device: DeviceName, machine: Machine) -> Result<B
     if memory == Bytes::ZERO { Err(BadConfig::Zero { setting: "memory" }) } else { Ok(memory) }
 }
 
+fn journal_memory(given: Option<&str>, machine: Machine) -> Result<Bytes, BadConfig> {
+    let parse = |text| memory::parse(text, machine.memory).map_err(BadConfig::JournalMemory);
+    given.map_or(Ok(Limits::default().journals), parse)
+}
+
 fn api(settings: &Settings) -> Result<Api, BadConfig> {
     let text = settings.api.as_deref().unwrap_or(API_ADDRESS);
     let address: SocketAddr = text.parse().map_err(|_| BadConfig::ApiAddress { got: text.to_owned() })?;
@@ -382,6 +411,14 @@ fn api(settings: &Settings) -> Result<Api, BadConfig> {
         }
     }
     Ok(Api { address, key, hosts: settings.allow_host.clone(), origins: settings.allow_origin.clone() })
+}
+
+fn patience(seconds: Option<u32>) -> Result<Span, BadConfig> {
+    match seconds {
+        None => Ok(PATIENCE),
+        Some(got) if got > MAX_PATIENCE => Err(BadConfig::Patience { got }),
+        Some(seconds) => Ok(Span::seconds(seconds.into())),
+    }
 }
 
 fn at_least_one<N: Default + PartialEq>(setting: &'static str, given: Option<N>) -> Result<Option<N>, BadConfig> {

@@ -33,6 +33,10 @@ pub struct Settings {
     /// cpu, an amount of the device's, which must be given.
     #[arg(long, value_name = "AMOUNT", env = "BRIGADE_MEMORY")]
     pub memory: Option<String>,
+    /// Memory for what may have to be sent again if a peer behind this one is lost, such as 256MiB. Without it such work is
+    /// done again: slower, and the same. [default: 256MiB]
+    #[arg(long, value_name = "AMOUNT", env = "BRIGADE_JOURNAL_MEMORY")]
+    pub journal_memory: Option<String>,
     /// What computes: cpu, cuda, cuda:N or metal. All but the cpu need a build with that feature. [default: cpu]
     #[arg(long, value_name = "DEVICE", env = "BRIGADE_DEVICE")]
     pub device: Option<String>,
@@ -83,6 +87,10 @@ pub struct Settings {
     /// (any). A peer that runs a layer of a prompt can reconstruct the prompt. [default: known]
     #[arg(long, value_enum, value_name = "known|open", env = "BRIGADE_TRUST", hide_possible_values = true)]
     pub trust: Option<TrustSetting>,
+    /// Seconds that an answer which has begun waits for a lost peer's place to be taken, at most 3600; 0 gives up at
+    /// once. [default: 120]
+    #[arg(long, value_name = "SECONDS", env = "BRIGADE_PATIENCE")]
+    pub patience: Option<u32>,
 }
 
 /// On or off.
@@ -175,6 +183,7 @@ impl Settings {
             units_per_peer: self.units_per_peer.or(size_below.units_per_peer),
             no_serve: self.no_serve || (below.no_serve && !serving),
             memory: self.memory.or(below.memory),
+            journal_memory: self.journal_memory.or(below.journal_memory),
             device: self.device.or(below.device),
             threads: self.threads.or(below.threads),
             network: self.network.or(below.network),
@@ -191,6 +200,7 @@ impl Settings {
             allow_origin: list(self.allow_origin, below.allow_origin),
             allow: list(self.allow, below.allow),
             trust: self.trust.or(below.trust),
+            patience: self.patience.or(below.patience),
         }
     }
 }

@@ -22,6 +22,7 @@ use crate::daemon::library::Library;
 use crate::daemon::listings;
 use crate::daemon::log::LogWriter;
 use crate::daemon::prepare;
+use crate::daemon::prepare::Policy;
 use crate::daemon::prepare::Prepared;
 use crate::daemon::publisher::Publisher;
 use crate::daemon::streams::Streams;
@@ -64,6 +65,8 @@ pub(super) struct Daemon {
     pub(super) answers: BTreeMap<RequestId, mpsc::Sender<Delivery>>,
     pub(super) last_request: RequestId,
     pub(super) counts: Counts,
+    #[cfg(feature = "faults")]
+    pub(super) faults: crate::daemon::faults::Faults,
 }
 
 /// What the loop listens to.
@@ -136,13 +139,32 @@ impl Daemon {
     pub(super) fn feed(&mut self, input: Input) {
         let mut waiting = VecDeque::from([input]);
         while let Some(input) = waiting.pop_front() {
-            let actions = self.node.handle(input, self.clock.now());
-            waiting.extend(actions.into_iter().flat_map(|action| self.perform(action)));
+            #[cfg(feature = "faults")]
+            let inputs = self.suffer_input(input);
+            #[cfg(not(feature = "faults"))]
+            let inputs = [input];
+            for input in inputs {
+                let actions = self.node.handle(input, self.clock.now());
+                waiting.extend(actions.into_iter().flat_map(|action| self.perform(action)));
+            }
         }
     }
 
     /// Performs one action; what it gives rise to at once is returned.
     fn perform(&mut self, action: Action) -> Vec<Input> {
+        #[cfg(feature = "faults")]
+        let (mut heard, is_done) = self.suffer_action(&action);
+        #[cfg(feature = "faults")]
+        if !is_done {
+            return heard;
+        }
+        #[cfg(not(feature = "faults"))]
+        let mut heard = Vec::new();
+        heard.extend(self.do_it(action));
+        heard
+    }
+
+    fn do_it(&mut self, action: Action) -> Vec<Input> {
         match action {
             Action::OpenControl(stream, peer) => self.streams.open_control(stream, peer),
             Action::OpenHop(stream, peer, open) => self.streams.open_hop(stream, peer, open),
@@ -201,6 +223,12 @@ impl Daemon {
             Command::Generate(request, reply) => self.generate(*request, reply),
             Command::Import(file, reply) => self.import(file, reply),
             Command::Stop(reply) => return Then::Stop(reply),
+            #[cfg(feature = "faults")]
+            Command::Faults(faults, reply) => {
+                self.faults.arm(faults);
+                // Whoever asked may have gone.
+                let _ = reply.send(());
+            }
             Command::Status(reply) => self.answer_with_mesh(reply, listings::status),
             Command::Peers(reply) => drop(reply.send(listings::peers(self))),
             Command::Models(reply) => drop(reply.send(listings::models(self))),
@@ -230,10 +258,10 @@ impl Daemon {
                 return drop(reply.send(Err(error)));
             }
         };
-        let trust = request.trust.unwrap_or(self.config.trust);
+        let policy = Policy { trust: self.config.trust, patience: self.config.patience };
         let (library, mesh, done) = (self.library.clone(), self.mesh.clone(), self.done.clone());
         tokio::spawn(async move {
-            let prepared = prepare::prepare(library, mesh, chosen, request, trust).await.map(Box::new);
+            let prepared = prepare::prepare(library, mesh, chosen, request, policy).await.map(Box::new);
             // The loop that is gone answers nobody.
             let _ = done.send(Done::Prepared { prepared, submitted, reply }).await;
         });

@@ -9,6 +9,7 @@ use crate::clock::Clock;
 use crate::daemon::handle::GenerateError;
 use crate::daemon::handle::GenerationEvent;
 use crate::daemon::handle::TokenView;
+use crate::daemon::views::MendedView;
 use crate::daemon::views::StageView;
 use crate::daemon::views::SummaryView;
 use crate::ids::ModelId;
@@ -17,9 +18,11 @@ use crate::ids::Token;
 use crate::node::io::Delivery;
 use crate::node::io::Finish;
 use crate::node::io::Input;
+use crate::node::io::Mended;
 use crate::session::text::Shown;
 use crate::session::text::TextAssembler;
 use crate::units::Chain;
+use crate::units::Stage;
 use crate::weights::tokenizer::Tokenizer;
 use crate::wire::control::TailFinish;
 use crate::wire::control::TokenLogprobs;
@@ -50,6 +53,8 @@ struct Progress {
     /// Tokens wholly shown.
     shown: usize,
     ending: Ending,
+    /// The chains that took the place of broken ones.
+    mended: Vec<MendedView>,
 }
 
 /// Whether a stop string was found.
@@ -92,22 +97,17 @@ impl Answer {
     async fn take(&mut self, progress: &mut Progress, delivery: Delivery) -> Then {
         match delivery {
             Delivery::Started(chain) => {
-                let stages = chain.stages().iter();
-                let named = stages.map(|stage| (stage.peer.to_string(), stage.range.to_string())).collect();
+                let named = names(chain.stages());
                 progress.leased = self.clock.now();
+                progress.last = progress.leased;
                 progress.chain = Some(chain);
                 self.show(GenerationEvent::Started(named)).await
             }
             Delivery::Waiting(failure) => {
                 tracing::warn!(request = %self.request, %failure, "the answer waits");
-                Then::Wait
+                self.show(GenerationEvent::Waiting(failure)).await
             }
-            Delivery::Mended(mended) => {
-                let (took, lost) = (mended.took, mended.lost.len());
-                tracing::info!(request = %self.request, %took, lost, "the answer goes on in another chain");
-                progress.chain = Some(mended.chain);
-                Then::Wait
-            }
+            Delivery::Mended(mended) => self.mended(progress, mended).await,
             Delivery::Token { token, logprobs, .. } => self.token(progress, token, logprobs).await,
             Delivery::Finished(finish) => {
                 self.flush(progress).await;
@@ -123,8 +123,26 @@ impl Answer {
         }
     }
 
+    async fn mended(&mut self, progress: &mut Progress, mended: Mended) -> Then {
+        let Mended { chain, lost, known, took } = mended;
+        let view = MendedView {
+            lost: names(&lost),
+            chain: names(chain.stages()),
+            known: known.0,
+            mending_micros: took.0,
+            pause_micros: 0,
+        };
+        tracing::info!(request = %self.request, %took, lost = lost.len(), "the answer goes on in another chain");
+        progress.chain = Some(chain);
+        progress.mended.push(view.clone());
+        self.show(GenerationEvent::Mended(view)).await
+    }
+
     async fn token(&mut self, progress: &mut Progress, token: Token, logprobs: Option<TokenLogprobs>) -> Then {
         let now = self.clock.now();
+        if let Some(mended) = progress.mended.last_mut().filter(|mended| mended.pause_micros == 0) {
+            mended.pause_micros = now.since(progress.last).0;
+        }
         progress.first.get_or_insert(now);
         progress.last = now;
         if progress.ending == Ending::StopString || self.tokenizer.ends_generation(token) {
@@ -195,6 +213,7 @@ impl Answer {
             lease_micros: progress.leased.since(self.submitted).0,
             first_token_micros: first.since(self.submitted).0,
             decode_micros: progress.last.since(first).0,
+            mended: progress.mended.clone(),
         }
     }
 
@@ -217,4 +236,9 @@ impl Answer {
             })
             .collect()
     }
+}
+
+/// Per stage the peer's key and its units.
+fn names(stages: &[Stage]) -> Vec<(String, String)> {
+    stages.iter().map(|stage| (stage.peer.to_string(), stage.range.to_string())).collect()
 }

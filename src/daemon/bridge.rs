@@ -39,6 +39,10 @@ pub(super) struct Bridge {
     weights: BTreeMap<ModelId, Weights>,
     /// The width of the hidden states of every open stage.
     widths: BTreeMap<StageKey, u32>,
+    /// Stages opened.
+    pub(super) opened: u64,
+    /// Unit ranges loaded.
+    pub(super) loaded: u64,
     /// Steps computed.
     pub(super) steps: u64,
     /// Positions computed.
@@ -55,7 +59,16 @@ struct Weights {
 
 impl Bridge {
     pub(super) fn new(engine: EngineHandle) -> Self {
-        Self { engine, weights: BTreeMap::new(), widths: BTreeMap::new(), steps: 0, positions: 0, busy: Span::ZERO }
+        Self {
+            engine,
+            weights: BTreeMap::new(),
+            widths: BTreeMap::new(),
+            opened: 0,
+            loaded: 0,
+            steps: 0,
+            positions: 0,
+            busy: Span::ZERO,
+        }
     }
 
     /// Makes a model's weights known, so that the node may have units of it loaded.
@@ -74,6 +87,12 @@ impl Bridge {
         }
     }
 
+    /// The width of the hidden states of an open stage.
+    #[cfg(feature = "faults")]
+    pub(super) fn width(&self, key: StageKey) -> u32 {
+        self.widths.get(&key).copied().unwrap_or_default()
+    }
+
     /// What an event of the engine tells the node, if anything.
     pub(super) fn event(&mut self, event: EngineEvent) -> Option<EngineInput> {
         match event {
@@ -83,6 +102,7 @@ impl Bridge {
             | EngineEvent::Stopped => None,
             EngineEvent::Loaded { model, range, bytes, took } => {
                 tracing::info!(model = %model.short(), %range, %bytes, %took, "units loaded");
+                self.loaded += 1;
                 // Nothing was computed yet; the node measures with the first steps.
                 Some(EngineInput::Loaded(model, range, Span::ZERO))
             }
@@ -111,6 +131,7 @@ impl Bridge {
             EngineAction::Unload(model, range) => EngineCommand::Unload { model, range },
             EngineAction::Open { key, model, range, capacity, rounding, tail } => {
                 self.widths.insert(key, self.weights.get(&model)?.shape.width);
+                self.opened += 1;
                 let (key, tail) = (engine_key(key), tail.map(tail_state));
                 EngineCommand::Open(Box::new(command::Open { key, model, range, capacity, rounding, tail }))
             }

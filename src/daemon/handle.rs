@@ -5,8 +5,10 @@ use std::path::PathBuf;
 use tokio::sync::mpsc;
 use tokio::sync::oneshot;
 
+use crate::amounts::Span;
 use crate::daemon::views::CreditsView;
 use crate::daemon::views::ImportedView;
+use crate::daemon::views::MendedView;
 use crate::daemon::views::Metrics;
 use crate::daemon::views::ModelView;
 use crate::daemon::views::PeersView;
@@ -48,6 +50,8 @@ pub struct GenerateRequest {
     pub wire: WireDtype,
     /// Which peers may see the prompt; `None` is the configuration's.
     pub trust: Option<Trust>,
+    /// How long it may wait for a lost stage's place to be taken; `None` is the configuration's.
+    pub patience: Option<Span>,
 }
 
 /// What to continue.
@@ -91,6 +95,10 @@ pub enum GenerationEvent {
         /// Tokens that it stands for, with log-probabilities if asked for.
         tokens: Vec<TokenView>,
     },
+    /// A stage is lost and nobody can take its place, for this reason; it is waited for.
+    Waiting(GenerateFailure),
+    /// The answer goes on in another chain.
+    Mended(MendedView),
     /// The answer is complete.
     Finished(Box<SummaryView>),
     /// It ended early and is not complete.
@@ -181,6 +189,9 @@ pub(crate) enum Command {
     Invite(oneshot::Sender<Result<String, InviteError>>),
     /// Leave.
     Stop(oneshot::Sender<()>),
+    /// Faults to come.
+    #[cfg(feature = "faults")]
+    Faults(Vec<crate::daemon::faults::Fault>, oneshot::Sender<()>),
 }
 
 impl Peer {
@@ -259,6 +270,15 @@ impl Peer {
     /// [`Stopped`] if it already had.
     pub async fn stop(&self) -> Result<(), Stopped> {
         self.ask(Command::Stop).await
+    }
+
+    /// Lets these faults befall the peer, and no others.
+    ///
+    /// # Errors
+    /// [`Stopped`].
+    #[cfg(feature = "faults")]
+    pub async fn faults(&self, faults: Vec<crate::daemon::faults::Fault>) -> Result<(), Stopped> {
+        self.ask(|reply| Command::Faults(faults, reply)).await
     }
 
     async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, Stopped> {

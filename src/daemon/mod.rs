@@ -18,6 +18,8 @@
 mod actor;
 mod answer;
 mod bridge;
+#[cfg(feature = "faults")]
+pub mod faults;
 pub mod handle;
 mod library;
 mod listings;
@@ -208,6 +210,8 @@ pub async fn start(config: &Config, data: DataDir) -> Result<Running, StartError
         answers: BTreeMap::new(),
         last_request: RequestId(0),
         counts: Counts::default(),
+        #[cfg(feature = "faults")]
+        faults: faults::Faults::default(),
     };
     for entry in daemon.library.entries() {
         daemon.know(entry.id);
@@ -327,7 +331,7 @@ fn node_config(config: &Config, identity: Identity, network: NetworkId, boot: u6
         },
         allowed: config.allow.iter().copied().collect(),
         serves: Serves::Anyone,
-        limits: Limits::default(),
+        limits: Limits { journals: config.journal_memory, ..Limits::default() },
         membership: crate::membership::MembershipConfig::default(),
         placement: crate::placement::PlacementConfig::default(),
         scheduler: crate::scheduler::SchedulerConfig::default(),

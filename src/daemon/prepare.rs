@@ -24,9 +24,6 @@ use crate::weights::chat::Message;
 use crate::weights::tokenizer::EncodeOptions;
 use crate::weights::tokenizer::Tokenizer;
 
-/// How long an answer that has begun waits for a lost stage whose place nobody can take: the reader is told at once.
-const PATIENCE: Span = Span::ZERO;
-
 /// A model as the mesh knows it, before its manifest is at hand.
 #[derive(Clone, Debug)]
 pub(super) struct Chosen {
@@ -35,6 +32,15 @@ pub(super) struct Chosen {
     pub(super) title: String,
     /// Who can send its manifest.
     pub(super) sources: Vec<PeerKey>,
+}
+
+/// What this peer does where a request doesn't say.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Policy {
+    /// Which peers prompts may go to.
+    pub(super) trust: Trust,
+    /// How long an answer waits for a lost stage's place to be taken.
+    pub(super) patience: Span,
 }
 
 /// A request that can be submitted.
@@ -52,12 +58,12 @@ pub(super) async fn prepare(
     mesh: Mesh,
     chosen: Chosen,
     request: GenerateRequest,
-    trust: Trust,
+    policy: Policy,
 ) -> Result<Prepared, GenerateError> {
     let fetched = library.known_or_fetched(&mesh, chosen.model, &chosen.title, &chosen.sources).await;
     let known = fetched.map_err(refused)?;
     // Long prompts take long to tokenize.
-    let worked = tokio::task::spawn_blocking(move || assemble(known, request, trust)).await;
+    let worked = tokio::task::spawn_blocking(move || assemble(known, request, policy)).await;
     worked.map_err(|error| GenerateError::Prompt(format!("the prompt could not be tokenized: {error}")))?
 }
 
@@ -70,7 +76,7 @@ fn refused(error: LibraryError) -> GenerateError {
     }
 }
 
-fn assemble(known: Known, request: GenerateRequest, trust: Trust) -> Result<Prepared, GenerateError> {
+fn assemble(known: Known, request: GenerateRequest, policy: Policy) -> Result<Prepared, GenerateError> {
     let Known { facts, tokenizer, template } = known;
     let prompt = match request.prompt {
         Prompt::Chat(messages) => {
@@ -91,8 +97,8 @@ fn assemble(known: Known, request: GenerateRequest, trust: Trust) -> Result<Prep
         max_tokens: max_tokens(length, request.max_tokens, context)?,
         end_of_generation: tokenizer.vocabulary().end_of_generation.clone(),
         wire: request.wire,
-        trust,
-        patience: PATIENCE,
+        trust: request.trust.unwrap_or(policy.trust),
+        patience: request.patience.unwrap_or(policy.patience),
         prompt,
     };
     Ok(Prepared { facts, tokenizer, spec, stop: request.stop })

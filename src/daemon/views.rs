@@ -232,6 +232,24 @@ pub struct SummaryView {
     pub first_token_micros: u64,
     /// Microseconds from the first token to the last.
     pub decode_micros: u64,
+    /// How often the answer lost stages and went on, in order.
+    #[serde(default)]
+    pub mended: Vec<MendedView>,
+}
+
+/// An answer that went on in another chain.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MendedView {
+    /// Peers that are not in the chain any more, each with the units that it served.
+    pub lost: Vec<(String, String)>,
+    /// The new chain: per stage the peer's key and its units.
+    pub chain: Vec<(String, String)>,
+    /// Tokens known then: positions that whoever is new in the chain has to be given or to compute.
+    pub known: u32,
+    /// Microseconds from the first sign of trouble until all stages of the chain were there.
+    pub mending_micros: u64,
+    /// Microseconds between the tokens before and after, as the reader waited. 0 while the next is to come.
+    pub pause_micros: u64,
 }
 
 /// A model that was imported.
@@ -274,6 +292,12 @@ pub struct Metrics {
     pub requests: [u64; 3],
     /// Tokens delivered to this peer's user.
     pub tokens: u64,
+    /// Chains that took the place of broken ones in this peer's user's answers.
+    pub mended: u64,
+    /// Leases that this peer has given since its start.
+    pub leases: u64,
+    /// Unit ranges that this peer has loaded since its start.
+    pub loads: u64,
     /// Sessions leased from this peer at the moment.
     pub sessions: u64,
     /// Steps computed here.

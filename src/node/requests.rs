@@ -1,5 +1,6 @@
 //! This peer's own requests.
 
+use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::collections::VecDeque;
 
@@ -212,7 +213,7 @@ impl Node {
         }
     }
 
-    fn round_trips(&self, peers: BTreeSet<PeerKey>, now: Time) -> std::collections::BTreeMap<(PeerKey, PeerKey), Span> {
+    fn round_trips(&self, peers: BTreeSet<PeerKey>, now: Time) -> BTreeMap<(PeerKey, PeerKey), Span> {
         let mine = peers.iter().filter_map(|&peer| Some((self.me, peer, self.membership.round_trip(peer)?)));
         let theirs = peers.iter().filter_map(|&peer| self.membership.peer(peer, now)?.profile).flat_map(|profile| {
             let named = |neighbour: &[u8]| peers.iter().copied().find(|peer| peer.as_bytes().starts_with(neighbour));
@@ -220,8 +221,32 @@ impl Node {
             trips.filter_map(move |trip| Some((profile.peer, named(&trip.neighbour)?, trip.span)))
         });
         // What was measured here comes last and so counts most.
-        theirs.chain(mine).map(|(one, other, span)| (routing::pair(one, other), span)).collect()
+        let measured = theirs.chain(mine).map(|(one, other, span)| (routing::pair(one, other), span)).collect();
+        with_ways_round(measured)
     }
+}
+
+/// Adds the round trips of peers that have not measured each other, as long as the shortest way over a third that both have. Without
+/// them such a chain would take a stage at that third peer instead.
+fn with_ways_round(measured: BTreeMap<(PeerKey, PeerKey), Span>) -> BTreeMap<(PeerKey, PeerKey), Span> {
+    let mut near: BTreeMap<PeerKey, Vec<(PeerKey, Span)>> = BTreeMap::new();
+    for (&(one, other), &span) in &measured {
+        near.entry(one).or_default().push((other, span));
+        near.entry(other).or_default().push((one, span));
+    }
+    let mut trips = measured.clone();
+    for neighbours in near.values() {
+        for (index, &(one, way)) in neighbours.iter().enumerate() {
+            for &(other, further) in &neighbours[index + 1..] {
+                let pair = routing::pair(one, other);
+                let round = way.plus(further);
+                if round < DEFAULT_ROUND_TRIP && !measured.contains_key(&pair) {
+                    trips.entry(pair).and_modify(|known| *known = round.min(*known)).or_insert(round);
+                }
+            }
+        }
+    }
+    trips
 }
 
 fn seed(session: SessionId) -> u64 {
@@ -238,5 +263,24 @@ fn no_cover(no_route: NoRoute, units: u16) -> GenerateFailure {
             let missing = UnitRange::whole(units).into_iter().collect();
             GenerateFailure::NoCover { missing, held_by_untrusted: false }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn peers_that_have_not_measured_each_other_are_as_far_as_the_shortest_way_over_a_third() {
+        let trips = |trips: &[(u8, u8, u64)]| -> BTreeMap<_, _> {
+            let key = |n| PeerKey::new([n; 32]);
+            trips.iter().map(|&(one, other, millis)| ((key(one), key(other)), Span::millis(millis))).collect()
+        };
+        let measured = [(1, 2, 1), (1, 3, 3), (1, 4, 90), (2, 3, 9), (2, 5, 2), (3, 5, 4)];
+
+        let all = with_ways_round(trips(&measured));
+
+        // Pairs that were measured stay as they are, and whoever is far is no nearer than any stranger.
+        assert_eq!(all, trips(&[&measured[..], &[(1, 5, 3)]].concat()));
     }
 }

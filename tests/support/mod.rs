@@ -222,6 +222,8 @@ pub(crate) struct Peer {
     pub(crate) home: Home,
     pub(crate) key: String,
     pub(crate) api: String,
+    /// What lets a command in.
+    pub(crate) token: String,
     /// An address to join, with the identity.
     pub(crate) address: String,
     child: Child,
@@ -250,11 +252,24 @@ impl Peer {
             home.run_file().filter(|run| run["pid"] == child.id())
         });
         let address = text(&run["p2p"][0]);
-        Self { home, key: text(&run["peer"]), api: text(&run["api"]), address, child }
+        Self { home, key: text(&run["peer"]), api: text(&run["api"]), token: text(&run["token"]), address, child }
     }
 
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// A figure of its metrics.
+    pub(crate) fn figure(&self, name: &str) -> u64 {
+        let answer = http(&self.api, &self.token, "GET", "/metrics", "");
+        let value = answer.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        value.unwrap_or_else(|| panic!("{name} is no figure of {answer}")).parse().expect("figures are numbers")
+    }
+
+    /// Sends a body to an endpoint that is only for this program's commands.
+    pub(crate) fn post(&self, name: &str, body: &Value) {
+        let answer = http(&self.api, &self.token, "POST", &format!("/brigade/v1/{name}"), &body.to_string());
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
     }
 
     /// Ends it without a warning, as a power cut would; what it held stays in `home`.
@@ -325,6 +340,19 @@ impl Drop for Testnet {
 
 pub(crate) fn folder() -> tempfile::TempDir {
     tempfile::Builder::new().prefix("brigade-test-").tempdir().expect("a folder can be made")
+}
+
+/// Asks the API at `address`, and gives the whole response.
+fn http(address: &str, token: &str, method: &str, path: &str, body: &str) -> String {
+    let mut socket = TcpStream::connect(address).expect("the API listens");
+    socket.set_read_timeout(Some(Duration::from_micros(PATIENCE.0))).expect("a socket takes a time limit");
+    let head = format!("{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n");
+    let head = format!("{head}Authorization: Bearer {token}\r\nContent-Type: application/json\r\n");
+    let head = format!("{head}Content-Length: {}\r\n\r\n", body.len());
+    socket.write_all(format!("{head}{body}").as_bytes()).expect("a request can be sent");
+    let mut response = String::new();
+    socket.read_to_string(&mut response).expect("the API answers");
+    response
 }
 
 /// The events of a streamed answer of the HTTP API.

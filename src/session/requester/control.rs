@@ -10,6 +10,7 @@ use crate::session::blame::Evidence;
 use crate::session::blame::Witness;
 use crate::session::requester::job::Job;
 use crate::session::requester::keeps::Held;
+use crate::session::requester::pulse::Pulse;
 use crate::units::Stage;
 use crate::wire::control::StageReport;
 use crate::wire::credit::CreditLine;
@@ -35,6 +36,8 @@ pub(super) struct Control {
     pub(super) reached: bool,
     /// When it last said anything.
     pub(super) heard: Time,
+    /// How quickly it answers.
+    pub(super) pulse: Pulse,
     pub(super) evidence: Evidence,
     /// Whether it has been told to compute.
     pub(super) began: bool,
@@ -57,6 +60,7 @@ impl Control {
             closed: false,
             reached: false,
             heard: now,
+            pulse: Pulse::new(now),
             evidence: Evidence::None,
             began: false,
             held: None,
@@ -64,6 +68,12 @@ impl Control {
             rewound: Mflop::ZERO,
             settlement: Settlement::NotAsked,
         }
+    }
+
+    /// It said something.
+    pub(super) fn hears(&mut self, now: Time) {
+        (self.reached, self.heard) = (true, now);
+        self.pulse.heard();
     }
 
     pub(super) fn settle(&mut self) {

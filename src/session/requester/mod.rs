@@ -17,6 +17,7 @@ mod job;
 mod keeps;
 mod leasing;
 mod mending;
+mod pulse;
 mod running;
 #[cfg(test)]
 mod tests;
@@ -44,6 +45,7 @@ use crate::session::requester::control::Control;
 pub use crate::session::requester::job::Job;
 use crate::session::requester::leasing::Doubt;
 use crate::session::requester::mending::Trouble;
+pub use crate::session::requester::pulse::SILENCE;
 use crate::session::streams::CloseCause;
 use crate::session::streams::OpenFailure;
 use crate::session::streams::StreamIds;
@@ -59,10 +61,6 @@ use crate::wire::credit::CreditLine;
 
 /// How often each stage is asked whether it is alive (arbitrary).
 pub const PING: Span = Span::seconds(1);
-
-/// A stage that says nothing for so long is lost. Three pings and a grace below the five seconds in which a loss must
-/// be reported.
-pub const SILENCE: Span = Span::seconds(3);
 
 /// How long a lease is to last without a ping (arbitrary: five times the silence).
 pub const EXPIRES_AFTER: Span = Span::seconds(15);
@@ -286,8 +284,7 @@ impl Requester {
     /// A control stream is open: its stage's peer has answered.
     pub fn on_opened(&mut self, stream: StreamId, now: Time) -> Vec<Effect> {
         if let Some(index) = self.index(stream) {
-            let control = self.control(index);
-            (control.reached, control.heard) = (true, now);
+            self.control(index).hears(now);
         }
         self.drain()
     }
@@ -308,8 +305,7 @@ impl Requester {
     /// A stage said something.
     pub fn on_message(&mut self, stream: StreamId, message: FromStage, now: Time) -> Vec<Effect> {
         if let Some(index) = self.index(stream) {
-            let control = self.control(index);
-            (control.reached, control.heard) = (true, now);
+            self.control(index).hears(now);
             self.said(index, message, now);
             // It may be one that another complains of.
             self.judge(now);
@@ -485,7 +481,7 @@ impl Requester {
 
     fn said(&mut self, index: StageIndex, message: FromStage, now: Time) {
         match message {
-            FromStage::Pong(_) => {}
+            FromStage::Pong(number) => self.control(index).pulse.answered(number, now),
             FromStage::Accept => self.accepted(index, now),
             FromStage::Decline(decline) => self.declined(index, decline, now),
             FromStage::Token(token) => self.sampled(index, token, now),
@@ -538,15 +534,17 @@ impl Requester {
         if self.next_ping <= now {
             self.next_ping = now.after(PING);
             self.pings += 1;
-            let open = self.controls.iter().filter(|control| !control.closed);
-            self.effects.extend(open.map(|control| Effect::Send(control.stream, ToStage::Ping(self.pings))));
+            for control in self.controls.iter_mut().filter(|control| !control.closed) {
+                control.pulse.pinged(self.pings, now);
+                self.effects.push(Effect::Send(control.stream, ToStage::Ping(self.pings)));
+            }
         }
     }
 
-    /// When the stage that has been silent for longest is lost.
+    /// When the first stage is lost that has been asked and says nothing.
     fn silence(&self) -> Time {
         let open = self.controls.iter().filter(|control| control.is_expected());
-        open.map(|control| control.heard.after(SILENCE)).min().unwrap_or(Time(u64::MAX))
+        open.filter_map(|control| control.pulse.lost_at()).min().unwrap_or(Time(u64::MAX))
     }
 
     /// When something is to be done about a stage that lives, or does not.
@@ -566,7 +564,7 @@ impl Requester {
     }
 
     fn silent(&self, now: Time) -> Option<StageIndex> {
-        let silent = |control: &Control| control.is_expected() && control.heard.after(SILENCE) <= now;
+        let silent = |control: &Control| control.is_expected() && control.pulse.lost_at().is_some_and(|at| at <= now);
         (0..).map(StageIndex).zip(&self.controls).find(|(_, control)| silent(control)).map(|(index, _)| index)
     }
 

@@ -363,7 +363,7 @@ fn all_attempts_together_take_a_bounded_time() {
 }
 
 #[test]
-fn every_stage_is_pinged_each_second_and_lost_after_three_of_silence() {
+fn every_stage_is_pinged_each_second_and_lost_when_pings_stay_without_an_answer() {
     let (mut requester, _) = running(job(5));
     let mut pings = 0;
     let (now, effects) = loop {
@@ -378,7 +378,7 @@ fn every_stage_is_pinged_each_second_and_lost_after_three_of_silence() {
         }
     };
 
-    assert_eq!((now, pings), (T0.after(SILENCE), 3));
+    assert_eq!((now, pings), (T0.after(PING).after(SILENCE), 4));
     assert_eq!(failure(&effects), Some(&GenerateFailure::StageLost { peer: peer(2), range: range(2, 4) }));
     assert!(effects.contains(&Effect::Reproach(peer(2), Fault::Broke)));
     assert_eq!(closed(&effects).len(), 3);
