@@ -38,7 +38,7 @@ use crate::wire::profile::HoldingState;
 /// The round trip between peers that nobody measured (arbitrary: a continent's).
 const DEFAULT_ROUND_TRIP: Span = Span::millis(20);
 
-/// The time of one position through one unit where a holder does not know (arbitrary: a small model's).
+/// The time of one position through one unit where no holder knows (arbitrary: a small model's).
 const DEFAULT_PER_UNIT: Span = Span::millis(1);
 
 /// A request under way.
@@ -177,9 +177,9 @@ impl Node {
             me: self.me,
             units: job.shape.units(),
             round_trips: self.round_trips(holders.iter().map(|holder| holder.peer).collect(), now),
+            default_per_unit: usual_pace(&holders),
             holders,
             default_round_trip: DEFAULT_ROUND_TRIP,
-            default_per_unit: DEFAULT_PER_UNIT,
             avoid: request.requester.avoided(),
             severed: request.requester.severed().clone(),
             trust: self.trusted(request.trust),
@@ -224,6 +224,13 @@ impl Node {
         let measured = theirs.chain(mine).map(|(one, other, span)| (routing::pair(one, other), span)).collect();
         with_ways_round(measured)
     }
+}
+
+/// The time of one position through one unit at a holder that has computed nothing yet: as at the one in the middle of the others.
+fn usual_pace(holders: &[Holder]) -> Span {
+    let mut known: Vec<Span> = holders.iter().map(|holder| holder.per_unit).filter(|pace| *pace > Span::ZERO).collect();
+    known.sort_unstable();
+    known.get(known.len() / 2).copied().unwrap_or(DEFAULT_PER_UNIT)
 }
 
 /// Adds the round trips of peers that have not measured each other, as long as the shortest way over a third that both have. Without
@@ -282,5 +289,18 @@ mod tests {
 
         // Pairs that were measured stay as they are, and whoever is far is no nearer than any stranger.
         assert_eq!(all, trips(&[&measured[..], &[(1, 5, 3)]].concat()));
+    }
+
+    #[test]
+    fn a_holder_that_has_computed_nothing_is_taken_for_an_ordinary_one() {
+        let holder = |micros| Holder {
+            peer: PeerKey::new([1; 32]),
+            range: UnitRange::new(0, 1).unwrap(),
+            per_unit: Span(micros),
+            queue: Span::ZERO,
+        };
+
+        assert_eq!(usual_pace(&[0, 90, 70, 0, 4_000].map(holder)), Span(90));
+        assert_eq!(usual_pace(&[0, 0].map(holder)), DEFAULT_PER_UNIT);
     }
 }

@@ -198,9 +198,9 @@ impl Mesh {
         self.holders[index].peer = self.serve(&root, range);
     }
 
-    /// How many leases each living holder has given, and how many ranges it has loaded.
-    fn figures(&self) -> BTreeMap<String, [u64; 2]> {
-        let figures = ["brigade_leases_total", "brigade_loads_total"];
+    /// How many sessions each living holder has, how many leases it has given, and how many ranges it has loaded.
+    fn figures(&self) -> BTreeMap<String, [u64; 3]> {
+        let figures = ["brigade_sessions", "brigade_leases_total", "brigade_loads_total"];
         let living = self.holders.iter().filter(|holder| state(holder.peer.pid()).is_some_and(|state| state != 'T'));
         living.map(|holder| (holder.peer.key.clone(), figures.map(|name| holder.peer.figure(name)))).collect()
     }
@@ -309,7 +309,7 @@ fn strike(mesh: &mut Mesh, question: &Question, role: usize, when: When, blow: B
     assert!(!pauses.is_empty() || ends, "{told}: {answer}");
     let longest = LONGEST_PAUSE[usize::from(blow == Blow::Freeze)];
     assert!(pauses.iter().all(|pause| *pause <= longest.0), "{told}: {pauses:?}");
-    check_survivors(mesh, question, &answer, &before, (struck, &told));
+    check_survivors(mesh, question, &answer, &before, (&mesh.holders[struck].peer.key, &told));
     (pauses, struck)
 }
 
@@ -318,16 +318,22 @@ fn check_survivors(
     mesh: &Mesh,
     question: &Question,
     answer: &Value,
-    before: &BTreeMap<String, [u64; 2]>,
-    (struck, told): (usize, &str),
+    before: &BTreeMap<String, [u64; 3]>,
+    (struck, told): (&str, &str),
 ) {
     let after = mesh.figures();
     // What a stop string cuts off may have been computed as well.
     let needed = u64::from(question.usage("prompt_tokens")) + 60;
+    let lost: Vec<&Value> = answer["mended"][0]["lost"].as_array().into_iter().flatten().collect();
     for stage in answer["chain"].as_array().unwrap() {
         let (key, range) = (text(&stage["peer"]), text(&stage["units"]));
-        if range != mesh.holders[struck].range {
-            assert_eq!(after[&key], before[&key], "{told}: {range} has another lease or other weights: {answer}");
+        let is_survivor = key != *struck && before[&key][0] > 0 && !lost.iter().any(|lost| lost[0] == key);
+        if is_survivor {
+            assert_eq!(
+                after[&key][1..],
+                before[&key][1..],
+                "{told}: {range} has another lease or other weights: {answer}"
+            );
             let positions = stage["positions"].as_u64().unwrap();
             assert!(positions <= needed + WINDOW * CHUNK, "{told}: {range} computed {positions} positions");
         }
