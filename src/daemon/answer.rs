@@ -123,7 +123,7 @@ impl Answer {
         }
     }
 
-    async fn mended(&mut self, progress: &mut Progress, mended: Mended) -> Then {
+    async fn mended(&self, progress: &mut Progress, mended: Mended) -> Then {
         let Mended { chain, lost, known, took } = mended;
         let view = MendedView {
             lost: names(&lost),

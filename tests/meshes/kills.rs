@@ -327,7 +327,9 @@ fn check_survivors(
     let lost: Vec<&Value> = answer["mended"][0]["lost"].as_array().into_iter().flatten().collect();
     for stage in answer["chain"].as_array().unwrap() {
         let (key, range) = (text(&stage["peer"]), text(&stage["units"]));
-        let is_survivor = key != *struck && before[&key][0] > 0 && !lost.iter().any(|lost| lost[0] == key);
+        let is_once =
+            answer["chain"].as_array().unwrap().iter().filter(|other| other["peer"] == key.as_str()).count() == 1;
+        let is_survivor = is_once && key != *struck && before[&key][0] > 0 && !lost.iter().any(|lost| lost[0] == key);
         if is_survivor {
             assert_eq!(
                 after[&key][1..],
