@@ -18,6 +18,7 @@
 mod actor;
 mod answer;
 mod bridge;
+mod departure;
 pub mod handle;
 mod library;
 mod listings;
@@ -51,6 +52,7 @@ use crate::daemon::actor::Daemon;
 use crate::daemon::actor::INPUT_CAPACITY;
 use crate::daemon::actor::Sources;
 use crate::daemon::bridge::Bridge;
+use crate::daemon::departure::Departure;
 use crate::daemon::handle::COMMAND_CAPACITY;
 use crate::daemon::handle::Peer;
 use crate::daemon::library::Library;
@@ -208,6 +210,7 @@ pub async fn start(config: &Config, data: DataDir) -> Result<Running, StartError
         answers: BTreeMap::new(),
         last_request: RequestId(0),
         counts: Counts::default(),
+        departure: Departure::default(),
     };
     for entry in daemon.library.entries() {
         daemon.know(entry.id);
