@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "what is missing fails the test")]
 
+#[path = "meshes/leaving.rs"]
+mod leaving;
 mod support;
 
 use std::collections::BTreeMap;
