@@ -90,18 +90,27 @@ fn two_that_leave_at_once_are_both_replaced() {
 
 #[test]
 fn a_peer_that_is_two_stages_leaves_with_both() {
-    let (ends, middle) = ([range(0, 2), range(4, 6)], [range(2, 4)]);
+    let (driver, middle, tail) = ([range(0, 2)], [range(2, 4)], [range(4, 6)]);
     for seed in 0..6 {
-        let mut world = World::grown(seed, Span::millis(10), &[(1, &ends), (2, &middle), (9, &[])]);
+        let mut world = World::grown(seed, Span::millis(10), &[(1, &driver), (2, &middle), (3, &tail), (9, &[])]);
         let request = world.submit(9, patient(100, 80));
-        after(&mut world, request, 6);
-        world.add(3, &ends);
+        after(&mut world, request, 3);
+        // It takes the places of two that die one after the other.
+        world.add(4, &[range(0, 6)]);
+        world.run_for(Span::millis(400));
+        for lost in [2, 3] {
+            world.kill(lost);
+            let chains = mended(&world, request).len();
+            assert!(world.run_until(Span::seconds(5), |world| mended(world, request).len() > chains));
+        }
+        assert_eq!((serving(&world, request, 1), serving(&world, request, 2)), (4, 4));
+        world.add(5, &[range(2, 6)]);
         world.run_for(Span::millis(400));
         assert!(!world.ended(request));
 
-        world.input(key(1), Input::Drain);
+        world.input(key(4), Input::Drain);
 
-        assert!(world.run_until(Span::seconds(8), |world| world.node(1).is_drained()));
+        assert!(world.run_until(Span::seconds(8), |world| world.node(4).is_drained()));
         complete(&mut world, request, 100, 80);
     }
 }
