@@ -8,6 +8,8 @@ mod churn;
 #[cfg(target_os = "linux")]
 #[path = "meshes/kills.rs"]
 mod kills;
+#[path = "meshes/leaving.rs"]
+mod leaving;
 mod support;
 
 use std::collections::BTreeMap;

@@ -14,6 +14,7 @@ use crate::daemon::handle::GenerateError;
 use crate::daemon::handle::InviteError;
 use crate::daemon::handle::Stopped;
 use crate::node::io::GenerateFailure;
+use crate::wire::control::DeclineReason;
 
 /// How long to wait before asking again where nobody said so: about as long as a peer takes to load a lost range.
 const RETRY_AFTER: Span = Span::seconds(5);
@@ -155,6 +156,9 @@ impl From<GenerateFailure> for ApiError {
             GenerateFailure::TooLong { .. } => {
                 Self::new(StatusCode::BAD_REQUEST, "context_length_exceeded", message).about("max_tokens")
             }
+            GenerateFailure::Declined {
+                reason: DeclineReason::Busy | DeclineReason::NoMemory, retry_after, ..
+            } => Self::unavailable("busy", message, retry_after),
             GenerateFailure::Declined { retry_after, .. } => Self::unavailable("declined", message, retry_after),
             GenerateFailure::Unreachable { .. } => Self::unavailable("unreachable", message, None),
             GenerateFailure::HopFailed { .. } => Self::unavailable("hop_failed", message, None),

@@ -49,8 +49,8 @@ const MAX_CONNECTIONS: usize = 512;
 /// How long a client may take to send a request's head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// How long answers under way get to end when the server stops.
-const STOP_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long what the peer said last gets to go out when the server stops; the peer has stopped before.
+const STOP_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How long to wait after the system refused to accept a connection, such as for want of file handles.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -99,9 +99,10 @@ impl Server {
         self.address
     }
 
-    /// Serves until `stop` is cancelled; then answers under way get a moment to end.
-    pub async fn serve(self, peer: Peer, stop: CancellationToken) {
-        let state = Arc::new(State::new(peer, self.gate, stop.clone()));
+    /// Serves until `stop` is cancelled; then answers under way get a moment to end. `asked` is cancelled when a command asks the
+    /// peer to stop, which goes on answering until it has.
+    pub async fn serve(self, peer: Peer, asked: CancellationToken, stop: CancellationToken) {
+        let state = Arc::new(State::new(peer, self.gate, asked));
         let service = routes::router(state);
         let connections = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         let tasks = TaskTracker::new();

@@ -13,6 +13,7 @@ use serde_json::json;
 use tokio::sync::mpsc;
 
 use super::*;
+use crate::amounts::Span;
 use crate::api::request::Asked;
 use crate::api::request::Form;
 use crate::daemon::handle::Command;
@@ -29,6 +30,7 @@ use crate::ids::Token;
 use crate::keys::invite::BadInvite;
 use crate::node::io::GenerateFailure;
 use crate::units::UnitRange;
+use crate::wire::control::DeclineReason;
 
 const TOKEN: &str = "the-token-of-run-json";
 
@@ -205,6 +207,27 @@ async fn a_hole_in_the_cover_is_named_with_a_time_to_come_back() {
     assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(response.headers()["retry-after"], "5");
     assert_eq!(json_of(response).await["error"]["missing_units"], json!(["3..5"]));
+}
+
+#[tokio::test]
+async fn where_all_holders_are_busy_the_client_hears_when_to_come_back() {
+    for (reason, retry_after, code, seconds) in [
+        (DeclineReason::Busy, Some(Span::millis(6_200)), "busy", "7"),
+        (DeclineReason::NoMemory, None, "busy", "5"),
+        (DeclineReason::Draining, None, "declined", "5"),
+    ] {
+        let (api, mut commands) = api();
+        let (peer, range) = (PeerKey::new([7; 32]), UnitRange::new(3, 5).unwrap());
+        let failure = GenerateFailure::Declined { peer, range, reason, retry_after };
+        let made = vec![GenerationEvent::Failed(GenerateError::Failed(failure))];
+
+        let body = chat(json!({ "stream": true }));
+        let (response, _) = tokio::join!(send(&api, "/v1/chat/completions", &body), answer(&mut commands, made));
+
+        assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(response.headers()["retry-after"], seconds);
+        assert_eq!(json_of(response).await["error"]["code"], code);
+    }
 }
 
 #[tokio::test]

@@ -27,6 +27,8 @@ pub(crate) struct House {
     pub(crate) run: RunFile,
     /// Cancelled when the peer is asked to stop through its API.
     pub(crate) stop: CancellationToken,
+    /// Ends the API.
+    closed: CancellationToken,
     server: JoinHandle<()>,
 }
 
@@ -47,9 +49,9 @@ impl House {
             peer: running.key.to_string(),
             p2p: running.p2p_addresses.clone(),
         };
-        let stop = CancellationToken::new();
-        let server = tokio::spawn(server.serve(running.peer.clone(), stop.clone()));
-        Ok(Self { running, config, run, stop, server })
+        let (stop, closed) = (CancellationToken::new(), CancellationToken::new());
+        let server = tokio::spawn(server.serve(running.peer.clone(), stop.clone(), closed.clone()));
+        Ok(Self { running, config, run, stop, closed, server })
     }
 
     /// Talks to it as any command does.
@@ -57,11 +59,11 @@ impl House {
         Client::new(&self.run.api, &self.run.token)
     }
 
-    /// Leaves the mesh, then ends the API.
+    /// Leaves the mesh, then ends the API: answers under way may end first, and new ones are refused in words.
     pub(crate) async fn close(self) {
-        self.stop.cancel();
         // A peer that has stopped by itself is stopped.
         let _ = self.running.peer.stop().await;
+        self.closed.cancel();
         let _ = self.server.await;
     }
 }

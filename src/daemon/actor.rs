@@ -8,10 +8,12 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio::sync::oneshot;
 
+use crate::amounts::Time;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::daemon::answer::Answer;
 use crate::daemon::bridge::Bridge;
+use crate::daemon::departure::Departure;
 use crate::daemon::handle::Command;
 use crate::daemon::handle::GENERATION_CAPACITY;
 use crate::daemon::handle::GenerateError;
@@ -36,6 +38,7 @@ use crate::mesh::MeshEvent;
 use crate::node::Node;
 use crate::node::io::Action;
 use crate::node::io::Delivery;
+use crate::node::io::GenerateFailure;
 use crate::node::io::HoldPolicy;
 use crate::node::io::Input;
 use crate::node::io::ModelFacts;
@@ -67,6 +70,7 @@ pub(super) struct Daemon {
     pub(super) counts: Counts,
     #[cfg(feature = "faults")]
     pub(super) faults: crate::daemon::faults::Faults,
+    pub(super) departure: Departure,
 }
 
 /// What the loop listens to.
@@ -94,28 +98,23 @@ pub(super) enum Done {
     /// A request is ready to be submitted, or not.
     Prepared {
         prepared: Result<Box<Prepared>, GenerateError>,
-        submitted: crate::amounts::Time,
+        submitted: Time,
         reply: oneshot::Sender<Result<Generation, GenerateError>>,
     },
     /// A file was imported, or not.
     Imported { imported: Result<Box<Imported>, ImportError>, reply: oneshot::Sender<Result<ImportedView, ImportError>> },
 }
 
-/// Whether the loop goes on.
-enum Then {
-    Wait,
-    Stop(oneshot::Sender<()>),
-}
-
 impl Daemon {
-    /// Runs until told to stop, or until every handle is gone.
+    /// Runs until it may go after it was told to stop, or until every handle is gone.
     pub(super) async fn run(mut self, mut sources: Sources) {
-        let stopped = loop {
-            let wait = self.node.deadline().since(self.clock.now()).duration();
+        while !self.departure.is_over(self.node.is_drained(), self.clock.now()) {
+            let next = self.departure.until().into_iter().fold(self.node.deadline(), Time::min);
+            let wait = next.since(self.clock.now()).duration();
             tokio::select! {
                 command = sources.commands.recv() => match command {
-                    Some(command) => if let Then::Stop(reply) = self.command(command) { break Some(reply) },
-                    None => break None,
+                    Some(command) => self.command(command),
+                    None => break,
                 },
                 Some(done) = sources.done.recv() => self.done(done),
                 Some(event) = sources.mesh.recv() => self.mesh_event(event),
@@ -127,12 +126,8 @@ impl Daemon {
                 Some(input) = sources.inputs.recv() => self.feed(input),
                 () = tokio::time::sleep(wait) => self.feed(Input::Tick),
             }
-        };
-        self.stop().await;
-        if let Some(reply) = stopped {
-            // Whoever asked may have gone.
-            let _ = reply.send(());
         }
+        self.stop().await;
     }
 
     /// Tells the node, and performs what it asks for.
@@ -218,17 +213,17 @@ impl Daemon {
         self.feed(input);
     }
 
-    fn command(&mut self, command: Command) -> Then {
+    fn command(&mut self, command: Command) {
         match command {
             Command::Generate(request, reply) => self.generate(*request, reply),
             Command::Import(file, reply) => self.import(file, reply),
-            Command::Stop(reply) => return Then::Stop(reply),
             #[cfg(feature = "faults")]
             Command::Faults(faults, reply) => {
                 self.faults.arm(faults);
                 // Whoever asked may have gone.
                 let _ = reply.send(());
             }
+            Command::Stop(reply) => self.leave(reply),
             Command::Status(reply) => self.answer_with_mesh(reply, listings::status),
             Command::Peers(reply) => drop(reply.send(listings::peers(self))),
             Command::Models(reply) => drop(reply.send(listings::models(self))),
@@ -236,7 +231,6 @@ impl Daemon {
             Command::Metrics(reply) => drop(reply.send(listings::metrics(self))),
             Command::Invite(reply) => self.answer_with_mesh(reply, listings::invite),
         }
-        Then::Wait
     }
 
     /// Answers with a listing that needs a look at the mesh, whose task is asked beside the loop.
@@ -250,6 +244,10 @@ impl Daemon {
 
     fn generate(&mut self, request: GenerateRequest, reply: oneshot::Sender<Result<Generation, GenerateError>>) {
         self.counts.requests += 1;
+        if self.departure.until().is_some() {
+            self.counts.failed += 1;
+            return drop(reply.send(Err(GenerateFailure::Draining.into())));
+        }
         let submitted = self.clock.now();
         let chosen = match listings::choose(self, request.model.as_deref()) {
             Ok(chosen) => chosen,
@@ -300,7 +298,7 @@ impl Daemon {
     fn submit(
         &mut self,
         prepared: Prepared,
-        submitted: crate::amounts::Time,
+        submitted: Time,
         reply: oneshot::Sender<Result<Generation, GenerateError>>,
     ) {
         let Prepared { facts, tokenizer, spec, stop } = prepared;
@@ -359,7 +357,18 @@ impl Daemon {
         }
     }
 
-    /// Takes leave: no new leases, and a moment for what is queued to go out.
+    /// Begins to take leave: no new leases and requests, and those that others have are handed over.
+    fn leave(&mut self, reply: oneshot::Sender<()>) {
+        let is_first = self.departure.until().is_none();
+        self.departure.ask(reply, self.clock.now());
+        if is_first {
+            self.feed(Input::Drain);
+            let (sessions, requests) = (self.node.sessions(), self.node.requests());
+            tracing::info!(sessions, requests, "leaving");
+        }
+    }
+
+    /// Is gone: what could not be waited for ends, and there is a moment for what is queued to go out.
     async fn stop(mut self) {
         self.feed(Input::Drain);
         let requests: Vec<RequestId> = self.answers.keys().copied().collect();
@@ -368,5 +377,6 @@ impl Daemon {
         }
         self.publisher.flush().await;
         self.mesh.stop().await;
+        self.departure.over();
     }
 }

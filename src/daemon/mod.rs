@@ -20,6 +20,7 @@ mod answer;
 mod bridge;
 #[cfg(feature = "faults")]
 pub mod faults;
+mod departure;
 pub mod handle;
 mod library;
 mod listings;
@@ -53,6 +54,7 @@ use crate::daemon::actor::Daemon;
 use crate::daemon::actor::INPUT_CAPACITY;
 use crate::daemon::actor::Sources;
 use crate::daemon::bridge::Bridge;
+use crate::daemon::departure::Departure;
 use crate::daemon::handle::COMMAND_CAPACITY;
 use crate::daemon::handle::Peer;
 use crate::daemon::library::Library;
@@ -212,6 +214,7 @@ pub async fn start(config: &Config, data: DataDir) -> Result<Running, StartError
         counts: Counts::default(),
         #[cfg(feature = "faults")]
         faults: faults::Faults::default(),
+        departure: Departure::default(),
     };
     for entry in daemon.library.entries() {
         daemon.know(entry.id);

@@ -25,6 +25,9 @@ use crate::wire::gossip::Gossip;
 /// Entries on their way to the disk (arbitrary; a disk that is this far behind takes no more from gossip).
 const MAX_PLANNED: usize = 256;
 
+/// Own debts that may wait before no more requests are taken: those under way may each leave one more (arbitrary).
+const MAX_DEBTS: usize = 64;
+
 /// What an own request owes.
 #[derive(Debug)]
 pub(super) struct Debt {
@@ -64,6 +67,11 @@ impl Credit {
 
     pub(super) fn ledger(&self) -> &Ledger {
         &self.ledger
+    }
+
+    /// Whether the disk is too far behind to owe any more.
+    pub(super) fn is_behind(&self) -> bool {
+        self.debts.len() >= MAX_DEBTS
     }
 }
 

@@ -89,7 +89,7 @@ pub enum Input {
     EntryStored(CreditEntry),
     /// A credit entry could not be written.
     EntryNotStored(CreditEntry),
-    /// This peer is to leave: no new leases.
+    /// This peer is to leave: no new leases, and those that others have are handed over. It may go when `Node::is_drained` says so.
     Drain,
     /// Time passed.
     Tick,

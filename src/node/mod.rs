@@ -9,6 +9,7 @@
 //!         └─▶ credit ── ledger ───────────────────────────────────────▶ store, then gossip
 //! ```
 
+mod admission;
 pub mod config;
 mod credit;
 mod holdings;
@@ -76,7 +77,7 @@ pub struct Node {
 pub enum Departure {
     /// It stays.
     Staying,
-    /// It takes no new leases and requests.
+    /// It takes no new leases and requests; those that others have are handed over.
     Draining,
 }
 
@@ -144,8 +145,11 @@ impl Node {
     }
 
     fn on_drain(&mut self, now: Time) {
-        self.departure = Departure::Draining;
-        self.profile_changed(now);
+        if self.departure == Departure::Staying {
+            self.departure = Departure::Draining;
+            self.profile_changed(now);
+            self.drain_stages(now);
+        }
     }
 
     fn on_tick(&mut self, now: Time) {

@@ -65,7 +65,8 @@ impl Node {
         if self.departure == Departure::Draining {
             return Err(GenerateFailure::Draining);
         }
-        if self.requests.len() >= self.config.limits.requests || self.requests.contains_key(&request) {
+        let is_full = self.requests.len() >= self.config.limits.requests || self.credit.is_behind();
+        if is_full || self.requests.contains_key(&request) {
             return Err(GenerateFailure::Busy);
         }
         let shape = self.models.get(&spec.model).ok_or(GenerateFailure::UnknownModel(spec.model))?.shape;
@@ -189,7 +190,9 @@ impl Node {
 
     /// Everyone who has units of the model ready, this peer included.
     fn holders(&self, model: crate::ids::ModelId, now: Time) -> Vec<Holder> {
-        let own = self.holdings.ready(model).map(|range| Holder {
+        // A peer that leaves gives no lease, not even to itself.
+        let is_staying = self.departure == Departure::Staying;
+        let own = self.holdings.ready(model).filter(|_| is_staying).map(|range| Holder {
             peer: self.me,
             range,
             per_unit: self.holdings.pace(model),

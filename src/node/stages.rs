@@ -12,9 +12,8 @@ use crate::ids::PeerKey;
 use crate::ids::SessionId;
 use crate::ids::Step;
 use crate::ids::StreamId;
-use crate::node::Departure;
 use crate::node::Node;
-use crate::node::config::Serves;
+use crate::node::admission::Reservation;
 use crate::node::io::Action;
 use crate::node::io::EngineAction;
 use crate::node::io::Outgoing;
@@ -24,6 +23,7 @@ use crate::node::io::StepFailure;
 use crate::node::io::StepInput;
 use crate::node::io::StepOutput;
 use crate::node::streams::Owner;
+use crate::scheduler::Class;
 use crate::scheduler::Item;
 use crate::scheduler::Kind;
 use crate::scheduler::Scheduler;
@@ -35,8 +35,6 @@ use crate::session::stage::TakenStep;
 use crate::session::stage::Terms;
 use crate::session::stage::WaitingKind;
 use crate::units::UnitRange;
-use crate::wire::control::Decline;
-use crate::wire::control::DeclineReason;
 use crate::wire::control::FromStage;
 use crate::wire::control::Offer;
 use crate::wire::control::Reconfigure;
@@ -51,15 +49,14 @@ const OFFER_WAIT: Span = Span::seconds(10);
 /// as the requests that a peer may have under way, with their hops, twice).
 const MAX_WAITING: usize = 512;
 
-/// When a busy peer is to be asked again (arbitrary).
-const RETRY: Span = Span::seconds(1);
-
 /// A leased stage.
 #[derive(Debug)]
-struct Leased {
-    stage: LeasedStage,
-    /// Its keys and values; none once it was freed.
-    cache: Bytes,
+pub(super) struct Leased {
+    pub(super) stage: LeasedStage,
+    /// What is held for it; nothing once it was freed.
+    pub(super) reserved: Reservation,
+    /// Whose work it is.
+    pub(super) class: Class,
     /// Whether its next step waits in the scheduler.
     queue: Queue,
     steps: Step,
@@ -80,6 +77,14 @@ struct Waiting {
     /// What it opened, if it is a hop.
     hop: Option<HopOpen>,
     until: Time,
+}
+
+/// A place among the streams that wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Room {
+    Free,
+    /// This one has to go first.
+    After(StreamId),
 }
 
 /// A step that the engine has.
@@ -111,7 +116,7 @@ pub(super) struct Pace {
 /// Everything leased from this peer.
 #[derive(Debug)]
 pub(super) struct Stages {
-    leased: BTreeMap<StageKey, Leased>,
+    pub(super) leased: BTreeMap<StageKey, Leased>,
     waiting: BTreeMap<StreamId, Waiting>,
     scheduler: Scheduler,
     /// The batch that the engine has, in the order in which it got the steps. The next is not handed over before all have
@@ -120,7 +125,7 @@ pub(super) struct Stages {
     /// Since when the engine has had no batch.
     idle: Time,
     /// The smoothed time of one batch.
-    pass_time: Span,
+    pub(super) pass_time: Span,
     /// The smoothed time of one step, its part of its batch's.
     step_time: Span,
 }
@@ -143,7 +148,7 @@ impl Stages {
     }
 
     pub(super) fn cache(&self) -> Bytes {
-        self.leased.values().map(|leased| leased.cache).sum()
+        self.leased.values().map(|leased| leased.reserved.cache).sum()
     }
 
     /// How long a new step would wait for the engine.
@@ -191,9 +196,23 @@ impl Stages {
         Some(flight)
     }
 
-    fn has_room_for(&self, peer: PeerKey) -> bool {
-        let of_peer = self.waiting.values().filter(|waiting| waiting.peer == peer).count();
-        self.waiting.len() < MAX_WAITING && of_peer < MAX_WAITING / 2
+    /// Whether a stream of `peer` may wait, and which one of another's has to go for it: the oldest of whoever has most.
+    fn room_for(&self, peer: PeerKey, me: PeerKey) -> Option<Room> {
+        let mut counts: BTreeMap<PeerKey, usize> = BTreeMap::new();
+        for waiting in self.waiting.values() {
+            *counts.entry(waiting.peer).or_default() += 1;
+        }
+        let own = counts.get(&peer).copied().unwrap_or_default();
+        if own >= MAX_WAITING / 2 {
+            return None;
+        }
+        if self.waiting.len() < MAX_WAITING {
+            return Some(Room::Free);
+        }
+        let others = counts.into_iter().filter(|(other, count)| *other != me && *count > own + 1);
+        let (most, _) = others.max_by_key(|(_, count)| *count)?;
+        let of_most = self.waiting.iter().filter(|(_, waiting)| waiting.peer == most);
+        of_most.min_by_key(|(_, waiting)| waiting.until).map(|(stream, _)| Room::After(*stream))
     }
 
     /// Bytes of what the stages could send again.
@@ -201,16 +220,32 @@ impl Stages {
         self.leased.values().map(|leased| leased.stage.journal()).sum()
     }
 
-    /// Makes room in memory for the journals that matter to most: the longest go first.
+    /// Memory that is held ready for them.
+    pub(super) fn journals_reserved(&self) -> Bytes {
+        self.leased.values().map(|leased| leased.reserved.journal).sum()
+    }
+
+    /// Keeps the journals within their memory. The least important go first: those for which nothing was reserved, then those of
+    /// others' work, and of these the longest.
     fn evict_journals(&mut self, limit: Bytes) {
-        let mut journals: Vec<(Bytes, StageKey)> =
-            self.leased.iter().map(|(&key, leased)| (leased.stage.journal(), key)).collect();
-        let mut all: Bytes = journals.iter().map(|(bytes, _)| *bytes).sum();
+        let mut all = self.journals();
+        if all <= limit {
+            return;
+        }
+        let importance = |(&key, leased): (&StageKey, &Leased)| {
+            let bytes = leased.stage.journal();
+            (leased.reserved.journal == Bytes::ZERO, leased.class, bytes, key)
+        };
+        let mut journals: Vec<(bool, Class, Bytes, StageKey)> = self.leased.iter().map(importance).collect();
         journals.sort_unstable();
-        while let (true, Some((bytes, key))) = (limit < all, journals.pop()) {
+        while let (true, Some((_, _, bytes, key))) = (limit < all, journals.pop()) {
             if let Some(leased) = self.leased.get_mut(&key) {
                 leased.stage.evict_journal();
-                all = all.minus(bytes).plus(leased.stage.journal());
+                let kept = leased.stage.journal();
+                all = all.minus(bytes).plus(kept);
+                if kept == Bytes::ZERO {
+                    leased.reserved.journal = Bytes::ZERO;
+                }
             }
         }
     }
@@ -245,7 +280,7 @@ impl Stages {
             flight.lease = Lease::Freed;
         }
         if let Some(leased) = self.leased.get_mut(&key) {
-            leased.cache = Bytes::ZERO;
+            leased.reserved = Reservation::default();
             leased.last = None;
             leased.stage.evict_journal();
         }
@@ -256,7 +291,7 @@ impl Node {
     /// A requester opened a control stream.
     pub(super) fn on_caller(&mut self, stream: StreamId, peer: PeerKey, now: Time) {
         self.owners.insert(stream, Owner::Caller);
-        if self.stages.has_room_for(peer) {
+        if self.make_room_for(peer) {
             self.stages.waiting.insert(stream, Waiting { peer, hop: None, until: now.after(OFFER_WAIT) });
         } else {
             self.close(stream);
@@ -275,7 +310,7 @@ impl Node {
                 self.close(stream);
             }
             // Its offer, or the word of the newer chain, is on its way.
-            Some(_) | None if self.stages.has_room_for(peer) => {
+            Some(_) | None if self.make_room_for(peer) => {
                 let until = now.after(OFFER_WAIT);
                 self.stages.waiting.insert(stream, Waiting { peer, hop: Some(open), until });
             }
@@ -294,6 +329,25 @@ impl Node {
         }
     }
 
+    /// Whether a stream of the peer may wait. When too many do, one of whoever has most of them goes.
+    fn make_room_for(&mut self, peer: PeerKey) -> bool {
+        match self.stages.room_for(peer, self.me) {
+            None => false,
+            Some(Room::Free) => true,
+            Some(Room::After(stream)) => {
+                self.let_wait_no_longer(stream);
+                true
+            }
+        }
+    }
+
+    fn let_wait_no_longer(&mut self, stream: StreamId) {
+        match self.stages.waiting.get(&stream).and_then(|waiting| waiting.hop) {
+            Some(_) => self.refuse_early(stream, HopRefusal::UnknownSession),
+            None => self.dismiss_caller(stream),
+        }
+    }
+
     pub(super) fn refuse_early(&mut self, stream: StreamId, refusal: HopRefusal) {
         self.stages.forget(stream);
         self.send(stream, Outgoing::Back(HopBack::Refused(refusal)));
@@ -308,70 +362,22 @@ impl Node {
     pub(super) fn on_offer(&mut self, control: StreamId, offer: Offer, now: Time) {
         let Some(Waiting { peer, .. }) = self.stages.waiting.remove(&control) else { return };
         match self.admit(offer, peer, now) {
-            Ok(terms) => self.lease(terms, control, now),
-            Err(reason) => {
-                let retry_after = (reason == DeclineReason::Busy || reason == DeclineReason::NoMemory).then_some(RETRY);
-                let decline = FromStage::Decline(Decline { reason, retry_after });
-                self.send(control, Outgoing::FromStage(decline));
+            Ok((terms, reserved)) => self.lease(terms, reserved, control, now),
+            Err(decline) => {
+                self.send(control, Outgoing::FromStage(FromStage::Decline(decline)));
                 self.close(control);
             }
         }
     }
 
-    /// Decides on a lease. What an earlier chain of the same session had of these units makes way first.
-    fn admit(&mut self, offer: Offer, requester: PeerKey, now: Time) -> Result<Terms, DeclineReason> {
-        if self.departure == Departure::Draining {
-            return Err(DeclineReason::Draining);
-        }
-        let allowed = requester == self.me || self.config.allowed.contains(&requester);
-        if self.config.serves == Serves::Allowed && !allowed {
-            return Err(DeclineReason::NotAllowed);
-        }
-        let shape = self.models.get(&offer.model).ok_or(DeclineReason::NotHeld)?.shape;
-        let terms = Terms::of(offer, requester, self.me, shape)?;
-        self.fence(&terms, now)?;
-        if self.stages.leased.contains_key(&terms.key) {
-            return Err(DeclineReason::Fenced);
-        }
-        if !self.holdings.ready(terms.model).any(|range| range.covers(terms.range)) {
-            return Err(DeclineReason::NotHeld);
-        }
-        let leases = self.stages.leased.values();
-        let of_requester = leases.filter(|leased| leased.stage.terms().requester == requester).count();
-        let limits = self.config.limits;
-        if self.stages.len() >= limits.leases || of_requester >= limits.leases_per_requester {
-            return Err(DeclineReason::Busy);
-        }
-        if shape.kv_bytes(terms.range, terms.budget) > self.memory_free() {
-            return Err(DeclineReason::NoMemory);
-        }
-        Ok(terms)
-    }
-
-    fn fence(&mut self, terms: &Terms, now: Time) -> Result<(), DeclineReason> {
-        let (epoch, requester) = (terms.epoch, terms.requester);
-        let of_session = self.stages.leased.iter().filter(|(key, _)| key.session == terms.key.session);
-        let known: Vec<(StageKey, PeerKey, Epoch)> = of_session
-            .map(|(&key, leased)| (key, leased.stage.terms().requester, leased.stage.terms().epoch))
-            .collect();
-        if known.iter().any(|&(_, owner, newest)| owner != requester || newest > epoch) {
-            return Err(DeclineReason::Fenced);
-        }
-        let in_the_way =
-            |&(key, _, older): &(StageKey, PeerKey, Epoch)| older < epoch && key.range.overlaps(terms.range);
-        for (key, _, _) in known.into_iter().filter(in_the_way) {
-            self.with_stage(key, now, LeasedStage::on_superseded);
-        }
-        Ok(())
-    }
-
-    fn lease(&mut self, terms: Terms, control: StreamId, now: Time) {
-        let (key, epoch) = (terms.key, terms.epoch);
-        let cache = terms.shape.kv_bytes(terms.range, terms.budget);
+    fn lease(&mut self, terms: Terms, reserved: Reservation, control: StreamId, now: Time) {
+        let (key, epoch, class) = (terms.key, terms.epoch, self.class(terms.requester));
         let hop = self.ids.open();
         let (stage, effects) = LeasedStage::new(terms, control, hop, now);
         self.owners.insert(control, Owner::Control(key));
-        self.stages.leased.insert(key, Leased { stage, cache, queue: Queue::Out, steps: Step(0), last: None });
+        self.stages
+            .leased
+            .insert(key, Leased { stage, reserved, class, queue: Queue::Out, steps: Step(0), last: None });
         self.perform_for_stage(key, effects, now);
         self.attach_early(key.session, epoch, now);
     }
@@ -460,16 +466,21 @@ impl Node {
         }
     }
 
+    /// Tells everyone who leases a stage that this peer leaves. Its own user's answers end with it, so they stay where they are.
+    pub(super) fn drain_stages(&mut self, now: Time) {
+        let others = self.stages.leased.iter().filter(|(_, leased)| leased.stage.terms().requester != self.me);
+        for key in others.map(|(&key, _)| key).collect::<Vec<_>>() {
+            self.with_stage(key, now, LeasedStage::on_drain);
+        }
+    }
+
     pub(super) fn tick_stages(&mut self, now: Time) {
         for key in self.stages.leased.keys().copied().collect::<Vec<_>>() {
             self.with_stage(key, now, |stage| stage.on_tick(now));
         }
         let late = self.stages.waiting.iter().filter(|(_, waiting)| waiting.until <= now);
-        for (stream, waiting) in late.map(|(&stream, &waiting)| (stream, waiting)).collect::<Vec<_>>() {
-            match waiting.hop {
-                Some(_) => self.refuse_early(stream, HopRefusal::UnknownSession),
-                None => self.dismiss_caller(stream),
-            }
+        for stream in late.map(|(&stream, _)| stream).collect::<Vec<_>>() {
+            self.let_wait_no_longer(stream);
         }
     }
 
@@ -487,7 +498,9 @@ impl Node {
             self.enqueue(now);
         }
         self.let_go(now);
-        self.stages.evict_journals(self.config.limits.journals);
+        if self.stages.journals() > Bytes::ZERO {
+            self.stages.evict_journals(self.room_for_journals());
+        }
     }
 
     fn take_off(&mut self, steps: Vec<StageStep>) {
@@ -514,8 +527,8 @@ impl Node {
                 WaitingKind::Decode => Kind::Decode,
                 WaitingKind::Prefill => Kind::Prefill,
             };
-            let item =
-                Item { key: step, requester: terms.requester, kind, positions: waiting.positions, enqueued: now };
+            let (requester, class, positions) = (terms.requester, leased.class, waiting.positions);
+            let item = Item { key: step, requester, class, kind, positions, enqueued: now };
             // One that finds the queue full is tried again when something has left it.
             if scheduler.push(item).is_ok() {
                 leased.queue = Queue::In;

@@ -1,7 +1,9 @@
 //! The mesh in memory keeps its promises.
 
+mod admission;
 mod batches;
 mod breach;
+mod leaving;
 mod loss;
 mod mending;
 mod ring;

@@ -69,6 +69,11 @@ impl Node {
         self.stages.cache()
     }
 
+    /// Memory held ready for them: their keys and values, and what they may have to send again.
+    pub fn memory_reserved(&self) -> Bytes {
+        self.cache().plus(self.stages.journals_reserved())
+    }
+
     /// Stages leased from this peer.
     pub fn sessions(&self) -> usize {
         self.stages.len()
@@ -82,6 +87,11 @@ impl Node {
     /// Whether this peer is about to leave.
     pub fn departure(&self) -> Departure {
         self.departure
+    }
+
+    /// Whether this peer is about to leave and nobody needs it any more.
+    pub fn is_drained(&self) -> bool {
+        self.departure == Departure::Draining && self.sessions() == 0 && self.requests() == 0
     }
 
     /// The order under which another process speaks with this peer's key, if one was heard.

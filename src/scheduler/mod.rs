@@ -1,8 +1,9 @@
 //! Which waiting steps the engine takes next, together: a batch goes through a stage in one pass.
 //!
 //! Decode steps go first, all that wait, since each has a reader; prompts fill the rest of the batch, and less of it while
-//! readers wait, so that these don't stall. Neither starves the other, as each batch has room for both. Among steps
-//! of a kind requesters take turns, each for as many positions as the others. Steps of one stage of one session never overtake
+//! readers wait, so that these don't stall. Neither starves the other, as each batch has room for both. This peer's own work goes
+//! before that of peers it trusts, and theirs before everybody else's; whoever goes last still gets a part of each batch. Among
+//! steps of a kind and class requesters take turns, each for as many positions as the others. Steps of one stage of one session never overtake
 //! each other, and a batch has one of them at most.
 
 mod lane;
@@ -42,6 +43,22 @@ pub enum Kind {
     Prefill,
 }
 
+/// Whose work it is: the more important first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Class {
+    /// This peer's own.
+    Own,
+    /// That of peers on its allow-list.
+    Trusted,
+    /// Anybody's.
+    Other,
+}
+
+impl Class {
+    /// All of them, the most important first.
+    pub const ALL: [Self; 3] = [Self::Own, Self::Trusted, Self::Other];
+}
+
 /// A step that waits for the engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Item {
@@ -49,6 +66,8 @@ pub struct Item {
     pub key: StepKey,
     /// Whose session it is.
     pub requester: PeerKey,
+    /// How important it is.
+    pub class: Class,
     /// What kind it is.
     pub kind: Kind,
     /// How many positions it computes.
@@ -127,6 +146,9 @@ const DECODE_TURN: u64 = 1;
 /// Positions that a requester prefills in one turn (arbitrary; about a chunk).
 const PREFILL_TURN: u64 = 128;
 
+/// Of what a batch may hold, a class whose steps wait gets at least one part in so many, however much goes before it (arbitrary).
+const FLOOR: u32 = 8;
+
 /// A batch waits for this part of its length for readers whose steps are on their way (arbitrary: little against what one
 /// more pass for a late step costs).
 const PATIENCE: u64 = 16;
@@ -141,8 +163,8 @@ const MOST_PATIENCE: Span = Span::millis(4);
 #[derive(Clone, Debug)]
 pub struct Scheduler {
     config: SchedulerConfig,
-    decode: Lane,
-    prefill: Lane,
+    /// By class, the most important first.
+    lanes: [Lanes; Class::ALL.len()],
     /// In which lane the steps of each stage of a session wait, and how many.
     stages: BTreeMap<(SessionId, UnitRange), (Kind, usize)>,
     /// Since when steps have waited without a break.
@@ -152,8 +174,8 @@ pub struct Scheduler {
 impl Scheduler {
     /// An empty queue.
     pub fn new(config: SchedulerConfig) -> Self {
-        let (decode, prefill) = (Lane::new(DECODE_TURN), Lane::new(PREFILL_TURN));
-        Self { config, decode, prefill, stages: BTreeMap::new(), waiting_since: None }
+        let lanes = Class::ALL.map(|_| Lanes { decode: Lane::new(DECODE_TURN), prefill: Lane::new(PREFILL_TURN) });
+        Self { config, lanes, stages: BTreeMap::new(), waiting_since: None }
     }
 
     /// Adds a step.
@@ -165,15 +187,16 @@ impl Scheduler {
         if self.len() >= capacity {
             return Err(Full::Queue { capacity });
         }
-        if self.decode.waiting(item.requester) + self.prefill.waiting(item.requester) >= per_requester {
+        if self.lanes.iter().map(|lanes| lanes.waiting(item.requester)).sum::<usize>() >= per_requester {
             return Err(Full::Requester { per_requester });
         }
         // Where steps of its own stage wait already, a step joins them, so that none overtakes another.
         let (kind, count) = self.stages.entry((item.key.session, item.key.range)).or_insert((item.kind, 0));
         *count += 1;
+        let lanes = &mut self.lanes[item.class as usize];
         match kind {
-            Kind::Decode => self.decode.push(item),
-            Kind::Prefill => self.prefill.push(item),
+            Kind::Decode => lanes.decode.push(item),
+            Kind::Prefill => lanes.prefill.push(item),
         }
         self.waiting_since.get_or_insert(item.enqueued);
         Ok(())
@@ -189,7 +212,7 @@ impl Scheduler {
     pub fn due(&self, idle: Time, pass: Span, readers: usize) -> Option<Time> {
         let from = idle.max(self.waiting_since?);
         let patience = Span(pass.0 / PATIENCE).min(MOST_PATIENCE);
-        let gathers = self.decode.len() < readers && patience >= LEAST_PATIENCE;
+        let gathers = self.decodes() < readers && patience >= LEAST_PATIENCE;
         Some(if gathers { from.after(patience) } else { from })
     }
 
@@ -200,26 +223,53 @@ impl Scheduler {
     ///   none waits at this very moment
     pub fn take_batch(&mut self, readers: usize, now: Time) -> Vec<Taken> {
         let Budget { decodes, positions, beside_decodes } = self.config.budget;
-        let room = if readers > 0 || self.decode.len() > 0 { beside_decodes } else { positions };
+        let room = if readers > 0 || self.decodes() > 0 { beside_decodes } else { positions };
         // A batch has room for something, or nothing would ever go.
-        let mut batch = Batch { decodes: decodes.max(1), room: room.max(Position(1)), stages: BTreeSet::new() };
+        let whole = Room { decodes: decodes.max(1), positions: room.max(Position(1)) };
+        let mut batch = Batch { left: whole, kept: Room::default(), stages: BTreeSet::new() };
         let mut taken = Vec::new();
-        while let Some(piece) = self.decode.take(&batch).or_else(|| self.prefill.take(&batch)) {
-            let Piece { item, whole } = piece;
+        let mut floors = self.floors(whole);
+        for class in Class::ALL {
+            floors[class as usize] = Room::default();
+            batch.kept = floors.iter().copied().fold(Room::default(), Room::plus);
+            self.fill(class, &mut batch, &mut taken, now);
+        }
+        // What the others left of their parts.
+        batch.kept = Room::default();
+        Class::ALL.into_iter().for_each(|class| self.fill(class, &mut batch, &mut taken, now));
+        self.note_if_empty();
+        taken
+    }
+
+    /// Takes of one class what goes next, as long as there is room beside what is kept for others.
+    fn fill(&mut self, class: Class, batch: &mut Batch, taken: &mut Vec<Taken>, now: Time) {
+        while let Some(Piece { item, whole }) = self.lanes[class as usize].take(batch) {
             batch.add(&item);
             if whole {
                 self.forget(stage_of(&item));
             }
             taken.push(Taken { item, waited: now.since(item.enqueued) });
         }
-        self.note_if_empty();
-        taken
+    }
+
+    /// What of a batch each class gets at least; nothing of one too small for parts, so that the most important is always in it.
+    fn floors(&self, whole: Room) -> [Room; Class::ALL.len()] {
+        let part = |waiting: usize, all: u32| if waiting > 0 { all / FLOOR } else { 0 };
+        let decodes = u32::try_from(whole.decodes).unwrap_or(u32::MAX);
+        self.lanes.each_ref().map(|lanes| Room {
+            decodes: part(lanes.decode.len(), decodes) as usize,
+            positions: Position(part(lanes.prefill.len(), whole.positions.0)),
+        })
     }
 
     /// Takes out every step of a session, and says how many there were.
     pub fn remove(&mut self, session: SessionId) -> usize {
         self.stages.retain(|(of, _), _| *of != session);
-        let removed = self.decode.remove(session) + self.prefill.remove(session);
+        let removed = self
+            .lanes
+            .iter_mut()
+            .map(|lanes| lanes.decode.remove(session) + lanes.prefill.remove(session))
+            .sum::<usize>();
         self.note_if_empty();
         removed
     }
@@ -231,7 +281,7 @@ impl Scheduler {
 
     /// How many steps wait.
     pub fn len(&self) -> usize {
-        self.decode.len() + self.prefill.len()
+        self.lanes.iter().map(|lanes| lanes.decode.len() + lanes.prefill.len()).sum()
     }
 
     /// Whether none waits.
@@ -241,7 +291,11 @@ impl Scheduler {
 
     /// How many positions wait: with the time of one, how long a new step would.
     pub fn positions(&self) -> Position {
-        self.decode.positions().plus(self.prefill.positions())
+        self.lanes.iter().map(|lanes| lanes.decode.positions().plus(lanes.prefill.positions())).sum()
+    }
+
+    fn decodes(&self) -> usize {
+        self.lanes.iter().map(|lanes| lanes.decode.len()).sum()
     }
 
     fn note_if_empty(&mut self) {
@@ -264,6 +318,23 @@ fn stage_of(item: &Item) -> (SessionId, UnitRange) {
     (item.key.session, item.key.range)
 }
 
+/// The steps of one class.
+#[derive(Clone, Debug)]
+struct Lanes {
+    decode: Lane,
+    prefill: Lane,
+}
+
+impl Lanes {
+    fn take(&mut self, batch: &Batch) -> Option<Piece> {
+        self.decode.take(batch).or_else(|| self.prefill.take(batch))
+    }
+
+    fn waiting(&self, requester: PeerKey) -> usize {
+        self.decode.waiting(requester) + self.prefill.waiting(requester)
+    }
+}
+
 /// A step as a lane gives it.
 #[derive(Clone, Copy, Debug)]
 struct Piece {
@@ -276,28 +347,43 @@ struct Piece {
 /// What a batch that is being filled has room for.
 #[derive(Debug)]
 struct Batch {
-    decodes: usize,
-    room: Position,
+    left: Room,
+    /// What of it is for others than those that are asked.
+    kept: Room,
     /// Those that have a step in it.
     stages: BTreeSet<(SessionId, UnitRange)>,
+}
+
+/// Room for steps.
+#[derive(Clone, Copy, Debug, Default)]
+struct Room {
+    decodes: usize,
+    positions: Position,
+}
+
+impl Room {
+    fn plus(self, other: Self) -> Self {
+        Self { decodes: self.decodes + other.decodes, positions: self.positions.plus(other.positions) }
+    }
 }
 
 impl Batch {
     /// How many positions of the step may be taken, if any.
     fn grant(&self, item: &Item) -> Option<Position> {
+        let positions = self.left.positions.minus(self.kept.positions);
         let room = match item.kind {
-            Kind::Decode if self.decodes == 0 => return None,
+            Kind::Decode if self.left.decodes <= self.kept.decodes => return None,
             Kind::Decode => item.positions,
-            Kind::Prefill if self.room == Position::ZERO => return None,
-            Kind::Prefill => item.positions.min(self.room),
+            Kind::Prefill if positions == Position::ZERO => return None,
+            Kind::Prefill => item.positions.min(positions),
         };
         (!self.stages.contains(&stage_of(item))).then_some(room)
     }
 
     fn add(&mut self, item: &Item) {
         match item.kind {
-            Kind::Decode => self.decodes -= 1,
-            Kind::Prefill => self.room = self.room.minus(item.positions),
+            Kind::Decode => self.left.decodes -= 1,
+            Kind::Prefill => self.left.positions = self.left.positions.minus(item.positions),
         }
         self.stages.insert(stage_of(item));
     }

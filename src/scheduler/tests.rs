@@ -15,6 +15,7 @@ fn item(requester: u8, session: u8, kind: Kind, positions: u32, step: u64) -> It
             step: Step(step),
         },
         requester: PeerKey::new([requester; 32]),
+        class: Class::Other,
         kind,
         positions: Position(positions),
         enqueued: Time::ZERO,
@@ -219,6 +220,51 @@ fn a_batch_waits_a_moment_for_readers_and_not_if_all_are_there() {
     assert_eq!(scheduler.due(idle, pass, 2), None);
 }
 
+fn of(class: Class, item: Item) -> Item {
+    Item { class, ..item }
+}
+
+#[test]
+fn own_work_goes_first_then_that_of_trusted_peers_and_whoever_is_last_gets_its_part() {
+    let mut scheduler = Scheduler::new(budget(8, 64, 64));
+    for session in 1..10 {
+        scheduler.push(of(Class::Other, item(3, session, Kind::Decode, 1, 0))).unwrap();
+        scheduler.push(of(Class::Own, item(1, 20 + session, Kind::Decode, 1, 0))).unwrap();
+    }
+    scheduler.push(of(Class::Trusted, item(2, 15, Kind::Decode, 1, 0))).unwrap();
+
+    let whose = |batch: Vec<Taken>| batch.iter().map(|taken| taken.item.requester.as_bytes()[0]).collect::<Vec<_>>();
+    assert_eq!(whose(scheduler.take_batch(0, Time::ZERO)), [1, 1, 1, 1, 1, 1, 2, 3]);
+    assert_eq!(whose(scheduler.take_batch(0, Time::ZERO)), [1, 1, 1, 3, 3, 3, 3, 3]);
+    assert_eq!(whose(scheduler.take_batch(0, Time::ZERO)), [3, 3, 3]);
+}
+
+#[test]
+fn an_own_prompt_has_the_batch_but_for_the_others_part_and_all_that_they_leave() {
+    let mut scheduler = Scheduler::new(budget(8, 128, 128));
+    scheduler.push(of(Class::Other, item(3, 3, Kind::Prefill, 10, 0))).unwrap();
+    scheduler.push(of(Class::Other, item(4, 4, Kind::Prefill, 500, 0))).unwrap();
+    scheduler.push(of(Class::Own, item(1, 1, Kind::Prefill, 200, 0))).unwrap();
+
+    expect![[r#"
+        Prefill of 112 for 1, session 1 step 0
+        Prefill of 10 for 3, session 3 step 0
+        Prefill of 6 for 4, session 4 step 0
+        ---
+        Prefill of 88 for 1, session 1 step 0
+        Prefill of 40 for 4, session 4 step 0
+        ---
+        Prefill of 128 for 4, session 4 step 0
+        ---
+        Prefill of 128 for 4, session 4 step 0
+        ---
+        Prefill of 128 for 4, session 4 step 0
+        ---
+        Prefill of 70 for 4, session 4 step 0
+    "#]]
+    .assert_eq(&drain(&mut scheduler));
+}
+
 /// What happens to a queue.
 #[derive(Clone, Debug)]
 enum Deed {
@@ -251,7 +297,8 @@ proptest! {
         for (step, deed) in (0..).zip(deeds) {
             match deed {
                 Deed::Push { requester, session, kind, positions } => {
-                    let item = item(requester, session, kind, positions, step);
+                    let class = Class::ALL[usize::from(requester) % Class::ALL.len()];
+                    let item = of(class, item(requester, session, kind, positions, step));
                     let own = model.iter().filter(|other| other.requester == item.requester).count();
                     let room = model.len() < 40 && own < 20;
                     prop_assert_eq!(scheduler.push(item).is_ok(), room);
@@ -325,5 +372,30 @@ proptest! {
             flood(&mut scheduler, step + 2);
         }
         prop_assert_eq!(left, 0, "not taken within {} batches", batches);
+    }
+
+    /// However much own work there is, others' steps are taken within a number of batches that their part gives.
+    #[test]
+    fn own_work_starves_nobody(kind in prop_oneof![Just(Kind::Decode), Just(Kind::Prefill)], chunk in 1..512_u32) {
+        let mut scheduler = Scheduler::new(budget(16, 128, 32));
+        let flood = |scheduler: &mut Scheduler, step: u64| {
+            for session in 0..40 {
+                let kind = if session < 20 { Kind::Decode } else { Kind::Prefill };
+                let _ = scheduler.push(of(Class::Own, item(1, session, kind, if session < 20 { 1 } else { 300 }, step)));
+            }
+        };
+        flood(&mut scheduler, 0);
+        let positions = if kind == Kind::Decode { 1 } else { chunk };
+        scheduler.push(item(99, 99, kind, positions, 0)).unwrap();
+
+        // Of 32 positions or 16 steps an eighth.
+        let mut left = positions;
+        for step in 0..u64::from(positions.div_ceil(4)) {
+            let batch = scheduler.take_batch(0, Time::ZERO);
+            let others = batch.iter().filter(|taken| taken.item.class == Class::Other);
+            left -= others.map(|taken| taken.item.positions.0).sum::<u32>();
+            flood(&mut scheduler, step + 1);
+        }
+        prop_assert_eq!(left, 0);
     }
 }

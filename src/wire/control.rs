@@ -5,7 +5,8 @@
 //! Closing the stream is cancelling.
 //!
 //! The stream outlives a chain. When a stage is lost or a hop broken, the requester leases what is missing and sends the others
-//! `Reconfigure`; each opens its hop in the newer chain and answers `Rejoined`; `Resume` says to all where to go on.
+//! `Reconfigure`; each opens its hop in the newer chain and answers `Rejoined`; `Resume` says to all where to go on. The same
+//! is done for a stage that says `Leaving`, which goes on until then.
 
 use crate::amounts::Bytes;
 use crate::amounts::Mflop;
@@ -83,6 +84,8 @@ pub enum FromStage {
     Rejoined(Rejoined),
     /// A hop is of no use any more. The stage holds what it has, and waits for a newer chain.
     HopBroken(HopBroken),
+    /// The stage is about to leave. It computes until it is let go, or has to go.
+    Leaving,
 }
 
 /// Asks for a lease on one stage of a chain.

@@ -120,6 +120,7 @@ fn control() -> Vec<(&'static str, Golden)> {
         ("to-stage-resume", Golden::ToStage(ToStage::Resume(resume))),
         ("from-stage-rejoined", Golden::FromStage(FromStage::Rejoined(samples::rejoined()))),
         ("from-stage-broken", Golden::FromStage(FromStage::HopBroken(broken))),
+        ("from-stage-leaving", Golden::FromStage(FromStage::Leaving)),
         ("to-stage-offer", Golden::ToStage(ToStage::Offer(Box::new(samples::offer())))),
         ("to-stage-feed", Golden::ToStage(ToStage::Feed(feed))),
         ("to-stage-ping", Golden::ToStage(ToStage::Ping(6))),

@@ -363,6 +363,7 @@ fn from_stage() -> impl Strategy<Value = FromStage> {
         any::<u64>().prop_map(|counted| FromStage::NotSettled(SettleRefusal::TooLittle { counted: Mflop(counted) })),
         rejoined().prop_map(FromStage::Rejoined),
         broken().prop_map(FromStage::HopBroken),
+        Just(FromStage::Leaving),
     ]
 }
 

@@ -278,6 +278,15 @@ impl Peer {
         self.child.wait().expect("the peer can be waited for");
     }
 
+    pub(crate) fn is_running(&mut self) -> bool {
+        self.child.try_wait().expect("the peer can be waited for").is_none()
+    }
+
+    /// Waits until it has ended.
+    pub(crate) fn ended(&mut self) -> ExitStatus {
+        wait_for("the peer ends", || self.child.try_wait().expect("the peer can be waited for"))
+    }
+
     /// Ends it in order.
     pub(crate) fn down(mut self) {
         self.home.run(&["down"]).success();

@@ -2,6 +2,7 @@
 
 use crate::amounts::Span;
 use crate::ids::PeerKey;
+use crate::node::sim::agenda::Life;
 
 /// Something that befalls hosts or the network between them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -26,6 +27,10 @@ pub(in crate::node) enum Fault {
     GiveUp(PeerKey, PeerKey),
     /// Computing and hearing take so many times as long.
     Slow(PeerKey, u64),
+    /// The process is asked to stop: it goes when nobody needs it any more.
+    Leave(PeerKey),
+    /// The process that was asked to stop in this life of its goes now, come what may.
+    Depart(PeerKey, Life),
 }
 
 /// What befalls a stage of a chain that an answer is on its way through, and for how long.
@@ -50,6 +55,8 @@ pub(in crate::node) enum BlowKind {
     BreakControl,
     /// It is slow.
     Slow,
+    /// Its process is asked to stop, and is started again when it has.
+    Leave,
 }
 
 /// When a process dies that is storing an entry.
@@ -76,6 +83,8 @@ impl Fault {
             Self::GiveUp(..) => "given up connection",
             Self::Slow(_, 1) => "usual pace",
             Self::Slow(..) => "slow peer",
+            Self::Leave(_) => "leave",
+            Self::Depart(..) => "end of patience",
         }
     }
 }

@@ -1,6 +1,9 @@
 //! One machine: a process that may die and be started again, its engine, its disk and its clock.
 
+use std::collections::BTreeMap;
+
 use crate::amounts::Time;
+use crate::ids::PeerKey;
 use crate::ids::RequestId;
 use crate::ids::StreamId;
 use crate::ledger::Ledger;
@@ -32,6 +35,8 @@ pub(super) struct Host {
     /// What it will be told when it goes on.
     pub(super) frozen: Vec<Input>,
     pub(super) is_frozen: bool,
+    /// If it was asked to stop: who else was there then, in which life, and was not.
+    pub(super) leaving: Option<BTreeMap<PeerKey, Life>>,
     arrivals: u64,
     pub(super) deliveries: Vec<(RequestId, Time, Delivery)>,
 }
@@ -50,6 +55,7 @@ impl Host {
             doomed: None,
             frozen: Vec::new(),
             is_frozen: false,
+            leaving: None,
             arrivals: 0,
             deliveries: Vec::new(),
         }
@@ -77,11 +83,24 @@ impl Host {
         self.engine = ToyEngine::default();
         self.doomed = None;
         self.is_frozen = false;
+        self.leaving = None;
         self.frozen.clear();
     }
 
     pub(super) fn is_up(&self) -> bool {
         self.node.is_some() && !self.is_frozen
+    }
+
+    /// Whether its process was asked to stop and nobody needs it any more.
+    pub(super) fn may_go(&self) -> bool {
+        self.leaving.is_some() && self.node.as_ref().is_some_and(Node::is_drained)
+    }
+
+    /// Whether it serves a unit.
+    pub(super) fn serves(&self, unit: u16) -> bool {
+        let of =
+            |policy: &HoldPolicy| matches!(policy, HoldPolicy::Pinned(range) if range.iter().any(|own| own == unit));
+        self.serves.iter().flatten().any(of)
     }
 
     /// The id of a stream that arrives.

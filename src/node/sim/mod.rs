@@ -77,6 +77,12 @@ const DISK: (Span, Span) = (Span::millis(1), Span(200));
 /// How long peers take to find each other again.
 const REDIAL: Span = Span::millis(300);
 
+/// How long a process that was asked to stop may take (the daemon's limit).
+const DRAIN: Span = Span::seconds(8);
+
+/// How long a process that has stopped takes to be there again.
+const REBOOT: Span = Span::seconds(1);
+
 /// What changes a message on its way.
 pub(super) type Tamper = Box<dyn FnMut(PeerKey, &mut Outgoing)>;
 
@@ -194,6 +200,16 @@ impl World {
         self.befall(Fault::Thaw(key(name)));
     }
 
+    /// Computing and hearing take a peer so many times as long.
+    pub(super) fn slow(&mut self, name: u8, factor: u64) {
+        self.befall(Fault::Slow(key(name), factor));
+    }
+
+    /// The process is asked to stop.
+    pub(super) fn leave(&mut self, name: u8) {
+        self.befall(Fault::Leave(key(name)));
+    }
+
     /// The connection between two peers breaks; who cannot dial the other does not find it again.
     pub(super) fn part_for_good(&mut self, one: PeerKey, other: PeerKey) {
         self.network.sever(one, other, &mut self.agenda, self.now);
@@ -203,6 +219,7 @@ impl World {
     pub(super) fn befall(&mut self, fault: Fault) {
         let now = self.now;
         self.trace.note(now, &fault);
+        self.see(&Seen::Befell(fault));
         match fault {
             Fault::Crash(peer) => self.crash(peer),
             Fault::CrashAtStore(peer, moment) => self.host(peer).doomed = Some(moment),
@@ -232,6 +249,10 @@ impl World {
                 self.network.slow(peer, factor.div_ceil(8));
                 self.host(peer).engine.slow(factor);
             }
+            Fault::Leave(peer) => self.begin_to_leave(peer),
+            Fault::Depart(peer, life) if self.hosts[&peer].life == life => self.depart(peer),
+            // It could go earlier.
+            Fault::Depart(..) => {}
         }
     }
 
@@ -269,6 +290,9 @@ impl World {
             if self.hosts[&peer].life == life && self.hosts[&peer].node.is_some() {
                 self.perform(peer, action);
             }
+        }
+        if self.hosts[&peer].may_go() {
+            self.depart(peer);
         }
     }
 
@@ -514,6 +538,7 @@ impl World {
             BlowKind::Cut => (Fault::Cut(peer, next), Some(Fault::Mend(peer, next))),
             BlowKind::BreakControl => (Fault::Break(*requester, peer), None),
             BlowKind::Slow => (Fault::Slow(peer, 60), Some(Fault::Slow(peer, 1))),
+            BlowKind::Leave => (Fault::Leave(peer), None),
         };
         *self.struck.entry(fault.kind()).or_default() += 1;
         self.befall(fault);
@@ -545,6 +570,38 @@ impl World {
             let at = now.after(self.network.delay(other));
             self.agenda.schedule(at, Event::Meet(other, Input::PeerDown(peer)));
         }
+    }
+
+    fn begin_to_leave(&mut self, peer: PeerKey) {
+        if self.hosts[&peer].node.is_none() || self.hosts[&peer].leaving.is_some() {
+            return;
+        }
+        let others = self.hosts.iter().filter(|(of, host)| **of != peer && host.is_up() && host.leaving.is_none());
+        let others = others.map(|(of, host)| (*of, host.life)).collect();
+        self.host(peer).leaving = Some(others);
+        let latest = Event::Befall(Fault::Depart(peer, self.hosts[&peer].life));
+        self.agenda.schedule(self.now.after(DRAIN), latest);
+        self.input(peer, Input::Drain);
+    }
+
+    /// A process that was asked to stop goes, and another takes its place.
+    fn depart(&mut self, peer: PeerKey) {
+        let held = self.hosts[&peer].engine.holds();
+        let has_spare = self.has_spare(peer);
+        self.see(&Seen::Left { peer, held: &held, has_spare });
+        self.crash(peer);
+        self.agenda.schedule(self.now.after(REBOOT), Event::Befall(Fault::Restart(peer)));
+    }
+
+    /// Whether others that have been there since it was asked to stop serve all that a peer does.
+    fn has_spare(&self, peer: PeerKey) -> bool {
+        let leaver = &self.hosts[&peer];
+        let Some(others) = &leaver.leaving else { return false };
+        let spares: Vec<&Host> =
+            self.hosts.iter().filter(|(of, host)| others.get(*of) == Some(&host.life)).map(|(_, host)| host).collect();
+        let is_spare = |host: &&&Host| host.is_up() && host.leaving.is_none();
+        let mut served = (0..shape().units()).filter(|unit| leaver.serves(*unit));
+        served.all(|unit| spares.iter().filter(is_spare).any(|host| host.serves(unit)))
     }
 
     fn restart(&mut self, peer: PeerKey) {

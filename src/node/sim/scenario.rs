@@ -74,21 +74,37 @@ pub(super) fn run(seed: u64) -> Report {
     scenario.prompts();
     scenario.weather();
     scenario.blows();
-    let safe = scenario.world.now.after(SAFETY);
-    scenario.pass_until(safe, |_| false);
-    scenario.world.heal();
-    let requests: Vec<RequestId> = (0..scenario.world.requests).map(RequestId).collect();
-    let latest = scenario.world.now.after(LIVENESS);
-    scenario.pass_until(latest, |world| {
-        let gone = |request: &RequestId| world.ended(*request) || !world.is_asked(*request);
-        requests.iter().all(gone)
-    });
-    let latest = scenario.world.now.after(AFTERMATH);
-    scenario.pass_until(latest, |_| false);
-    scenario.report(seed)
+    if scenario.chance.percent(30) {
+        scenario.departures();
+    }
+    scenario.run(seed)
+}
+
+/// Runs a scenario in which nothing happens but that peers are asked to stop.
+pub(super) fn run_departures(seed: u64) -> Report {
+    let mut scenario = Scenario::new(seed);
+    scenario.prompts();
+    scenario.departures();
+    scenario.run(seed)
 }
 
 impl Scenario {
+    /// Lets what was planned happen, then makes all of it right and waits for what is under way.
+    fn run(mut self, seed: u64) -> Report {
+        let safe = self.world.now.after(SAFETY);
+        self.pass_until(safe, |_| false);
+        self.world.heal();
+        let requests: Vec<RequestId> = (0..self.world.requests).map(RequestId).collect();
+        let latest = self.world.now.after(LIVENESS);
+        self.pass_until(latest, |world| {
+            let gone = |request: &RequestId| world.ended(*request) || !world.is_asked(*request);
+            requests.iter().all(gone)
+        });
+        let latest = self.world.now.after(AFTERMATH);
+        self.pass_until(latest, |_| false);
+        self.report(seed)
+    }
+
     fn new(seed: u64) -> Self {
         let mut chance = Chance::new(seed);
         let delay = chance.pick(&[Span::millis(1), Span::millis(8), Span::millis(40)]);
@@ -167,6 +183,14 @@ impl Scenario {
                     break;
                 }
             }
+        }
+    }
+
+    /// Peers in the midst of answers are asked to stop.
+    fn departures(&mut self) {
+        for _ in 0..1 + self.chance.below(3) {
+            let at = self.world.now.after(self.chance.span(Span::ZERO, Span::seconds(14)));
+            self.world.agenda.schedule(at, Event::Strike(Blow { kind: BlowKind::Leave, lasts: Span::ZERO }));
         }
     }
 

@@ -16,6 +16,7 @@ use crate::mutants::Mutant;
 use crate::mutants::plant;
 use crate::node::sim::scenario::Report;
 use crate::node::sim::scenario::run;
+use crate::node::sim::scenario::run_departures;
 
 /// The seeds that every change is held against.
 const SEEDS: Range<u64> = 0..400;
@@ -77,6 +78,19 @@ fn every_mutant_is_caught() {
 
     println!("{table}");
     assert!(missed.is_empty(), "{missed:?} escaped; caught were\n{table}");
+}
+
+/// What is left of the seeds beside those faults that would excuse it: peers leave, and are free in time where others can take over.
+#[test]
+fn peers_that_are_asked_to_stop_lose_nothing_and_are_free_in_time() {
+    let mut mended = 0;
+    for seed in 0..80 {
+        let report = run_departures(seed);
+        assert_eq!(report.violations, [], "seed {seed}");
+        mended += report.mended;
+    }
+
+    assert!(mended > 0);
 }
 
 #[test]

@@ -16,30 +16,30 @@ use crate::node::sim::spec;
 use crate::units::UnitRange;
 
 /// Two holders of every range: 1, 2 and 3, and 4, 5 and 6.
-fn with_spares(seed: u64) -> World {
+pub(super) fn with_spares(seed: u64) -> World {
     let parts = [[range(0, 2)], [range(2, 4)], [range(4, 6)]];
     let of = |index: usize| -> &[UnitRange] { &parts[index] };
     let peers = [(1, of(0)), (2, of(1)), (3, of(2)), (4, of(0)), (5, of(1)), (6, of(2)), (9, &[][..])];
     World::grown(seed, Span::millis(20), &peers)
 }
 
-fn patient(length: u32, max_tokens: u32) -> GenerateSpec {
+pub(super) fn patient(length: u32, max_tokens: u32) -> GenerateSpec {
     GenerateSpec { patience: Span::seconds(120), ..spec(prompt(length), max_tokens) }
 }
 
 /// Runs until so many tokens are known.
-fn after(world: &mut World, request: RequestId, tokens: usize) {
+pub(super) fn after(world: &mut World, request: RequestId, tokens: usize) {
     assert!(world.run_until(Span::seconds(60), |world| world.tokens(request).len() == tokens), "not so many tokens");
 }
 
-fn mended(world: &World, request: RequestId) -> Vec<Mended> {
+pub(super) fn mended(world: &World, request: RequestId) -> Vec<Mended> {
     let mended =
         |delivery: &Delivery| if let Delivery::Mended(mended) = delivery { Some(mended.clone()) } else { None };
     world.deliveries(request).into_iter().filter_map(|(_, delivery)| mended(delivery)).collect()
 }
 
 /// The name of the peer that serves a stage of the chain that answers.
-fn serving(world: &World, request: RequestId, stage: usize) -> u8 {
+pub(super) fn serving(world: &World, request: RequestId, stage: usize) -> u8 {
     let chain = |delivery: &Delivery| match delivery {
         Delivery::Started(chain) => Some(chain.clone()),
         Delivery::Mended(mended) => Some(mended.chain.clone()),
@@ -51,7 +51,7 @@ fn serving(world: &World, request: RequestId, stage: usize) -> u8 {
 }
 
 /// The answer is complete, and everything is let go of.
-fn complete(world: &mut World, request: RequestId, length: u32, max_tokens: u32) {
+pub(super) fn complete(world: &mut World, request: RequestId, length: u32, max_tokens: u32) {
     assert!(world.run_until(Span::seconds(60), |world| world.ended(request)), "no end in a minute");
     assert_eq!(world.failure(request), None);
     assert_eq!(world.tokens(request), generate(&prompt(length), max_tokens));

@@ -41,6 +41,8 @@ pub(super) struct Control {
     pub(super) evidence: Evidence,
     /// Whether it has been told to compute.
     pub(super) began: bool,
+    /// Whether its peer has said that it leaves.
+    pub(super) is_leaving: bool,
     /// What it has, once it stands in the mended chain.
     pub(super) held: Option<Held>,
     /// What it heard from the tail, if it is the driver.
@@ -63,6 +65,7 @@ impl Control {
             pulse: Pulse::new(now),
             evidence: Evidence::None,
             began: false,
+            is_leaving: false,
             held: None,
             heard_tokens: Vec::new(),
             rewound: Mflop::ZERO,

@@ -1,5 +1,6 @@
 //! From a planned chain to a leased one, or to the next attempt.
 
+use crate::amounts::Span;
 use crate::amounts::Time;
 use crate::ids::PeerKey;
 use crate::ids::StageIndex;
@@ -7,10 +8,12 @@ use crate::session::blame::Evidence;
 use crate::session::blame::Verdict;
 use crate::session::outcome::GenerateFailure;
 use crate::session::requester::ATTEMPTS;
+use crate::session::requester::BUSY_PATIENCE;
 use crate::session::requester::Effect;
 use crate::session::requester::Fault;
 use crate::session::requester::GRACE;
 use crate::session::requester::LEASE_TOTAL;
+use crate::session::requester::LEAST_RETRY;
 use crate::session::requester::Phase;
 use crate::session::requester::Requester;
 use crate::session::requester::keeps::Held;
@@ -50,6 +53,8 @@ enum Lack {
 #[derive(Clone, Copy, Debug)]
 enum Avoid {
     Peer(PeerKey),
+    /// Until it is to be asked again.
+    Busy(PeerKey, Time),
     Hop(PeerKey, PeerKey),
 }
 
@@ -100,12 +105,10 @@ impl Requester {
                 self.effects.push(Effect::Reproach(peer, Fault::Broke));
                 self.refused(index, decline, now);
             }
-            DeclineReason::NoMemory
-            | DeclineReason::Busy
-            | DeclineReason::Draining
-            | DeclineReason::BadOffer
-            | DeclineReason::NotAllowed
-            | DeclineReason::Fenced => self.refused(index, decline, now),
+            DeclineReason::NoMemory | DeclineReason::Busy => self.said_busy(index, decline, now),
+            DeclineReason::Draining | DeclineReason::BadOffer | DeclineReason::NotAllowed | DeclineReason::Fenced => {
+                self.refused(index, decline, now);
+            }
         }
     }
 
@@ -129,12 +132,15 @@ impl Requester {
                 self.effects.push(Effect::Reproach(peer, Fault::Broke));
                 self.avoided.insert(peer);
             }
-            DeclineReason::NoMemory
-            | DeclineReason::Busy
-            | DeclineReason::Draining
-            | DeclineReason::BadOffer
-            | DeclineReason::NotAllowed
-            | DeclineReason::Fenced => {
+            DeclineReason::NoMemory | DeclineReason::Busy => match retry(retry_after, now) {
+                Some(until) => {
+                    self.busy.insert(peer, until);
+                }
+                None => {
+                    self.avoided.insert(peer);
+                }
+            },
+            DeclineReason::Draining | DeclineReason::BadOffer | DeclineReason::NotAllowed | DeclineReason::Fenced => {
                 self.avoided.insert(peer);
             }
         }
@@ -188,7 +194,38 @@ impl Requester {
         }
     }
 
-    fn refused(&mut self, index: StageIndex, Decline { reason, retry_after }: Decline, now: Time) {
+    /// A peer that says when it is to be asked again is let alone until then.
+    fn said_busy(&mut self, index: StageIndex, decline: Decline, now: Time) {
+        let Some(until) = retry(decline.retry_after, now) else { return self.refused(index, decline, now) };
+        let (Stage { peer, range }, Decline { reason, retry_after }) = (self.control(index).stage, decline);
+        self.try_without(Avoid::Busy(peer, until), GenerateFailure::Declined { peer, range, reason, retry_after }, now);
+    }
+
+    /// When another attempt may do better, if that is soon enough.
+    pub(super) fn next_attempt(&mut self, now: Time) -> Option<Time> {
+        let free = self.busy.values().copied().min().filter(|until| *until <= self.began.after(BUSY_PATIENCE));
+        let paused = now.after(self.pause);
+        let hops = (!self.severed.is_empty() && paused < self.began.after(LEASE_TOTAL)).then_some(paused);
+        if hops.is_some() {
+            self.pause = self.pause.times(2);
+        }
+        free.into_iter().chain(hops).min()
+    }
+
+    /// What the last peer that refused said; if it was busy, with the time at which the first of all that were is to be asked again.
+    pub(super) fn refusal(&mut self, now: Time) -> Option<GenerateFailure> {
+        let soonest = self.busy.values().min().map(|until| until.since(now));
+        let mut refusal = self.last_decline.take()?;
+        if let GenerateFailure::Declined {
+            reason: DeclineReason::Busy | DeclineReason::NoMemory, retry_after, ..
+        } = &mut refusal
+        {
+            *retry_after = soonest.or(*retry_after);
+        }
+        Some(refusal)
+    }
+
+    pub(super) fn refused(&mut self, index: StageIndex, Decline { reason, retry_after }: Decline, now: Time) {
         let Stage { peer, range } = self.control(index).stage;
         self.try_without(Avoid::Peer(peer), GenerateFailure::Declined { peer, range, reason, retry_after }, now);
     }
@@ -279,6 +316,10 @@ impl Requester {
                 self.avoided.insert(peer);
                 self.refusals += 1;
             }
+            // Bounded by time: it is asked again when it said, or not at all.
+            Avoid::Busy(peer, until) => {
+                self.busy.insert(peer, until);
+            }
             // Bounded by time: before a hop is given up, its neighbours were waited for.
             Avoid::Hop(from, to) => {
                 self.severed.insert((from, to));
@@ -290,8 +331,13 @@ impl Requester {
         self.close_controls();
         self.last_decline = Some(failure);
         self.phase = Phase::Planning;
-        self.effects.push(Effect::Plan);
+        self.plan(now);
     }
+}
+
+/// When a peer is to be asked again.
+fn retry(after: Option<Span>, now: Time) -> Option<Time> {
+    after.map(|span| now.after(span.max(LEAST_RETRY)))
 }
 
 impl Doubt {

@@ -43,6 +43,7 @@ use crate::wire::control::Reconfigure;
 use crate::wire::control::Rejoined;
 use crate::wire::control::Resume;
 use crate::wire::control::ToStage;
+use crate::wire::credit::CreditLine;
 
 /// What befell an answer, from the first sign to the next token.
 #[derive(Clone, Debug)]
@@ -61,10 +62,9 @@ pub(super) struct Trouble {
 impl Requester {
     /// Goes on without the stages that are lost and the hops that are severed, unless that has lasted too long.
     pub(super) fn mend(&mut self, cause: GenerateFailure, now: Time) {
-        let before = self.chain.iter().flat_map(|chain| chain.stages().to_vec()).collect();
-        let new = || Trouble { since: now, cause, missing: None, pause: PAUSE, before };
-        let trouble = self.trouble.get_or_insert_with(new);
-        if trouble.since.after(self.job.patience.max(LEASE_TOTAL)) <= now {
+        let longest = self.job.patience.max(LEASE_TOTAL);
+        let trouble = self.note_trouble(cause, now);
+        if trouble.since.after(longest) <= now {
             let failure = trouble.missing.take().unwrap_or_else(|| trouble.cause.clone());
             return self.over(failure);
         }
@@ -72,7 +72,14 @@ impl Requester {
         // What was complained of is dealt with.
         self.controls.iter_mut().for_each(Control::called);
         self.phase = Phase::Mending;
-        self.effects.push(Effect::Plan);
+        self.plan(now);
+    }
+
+    /// What befalls the answer began with this, unless it has begun already.
+    pub(super) fn note_trouble(&mut self, cause: GenerateFailure, now: Time) -> &mut Trouble {
+        let before = self.chain.iter().flat_map(|chain| chain.stages().to_vec()).collect();
+        let new = || Trouble { since: now, cause, missing: None, pause: PAUSE, before };
+        self.trouble.get_or_insert_with(new)
     }
 
     /// Stages that are lost have let go themselves, or will when they notice.
@@ -80,6 +87,9 @@ impl Requester {
         let (lost, left) = mem::take(&mut self.controls).into_iter().partition(Control::is_lost);
         self.controls = left;
         let lost: Vec<Control> = lost;
+        if !lost.is_empty() {
+            self.meanwhile = None;
+        }
         self.effects.extend(lost.iter().filter(|control| !control.closed).map(|control| Effect::Close(control.stream)));
     }
 
@@ -97,7 +107,8 @@ impl Requester {
         if told.as_ref() != Some(&failure) {
             self.effects.push(Effect::Waiting(failure));
         }
-        self.phase = Phase::Waiting { until: now.after(trouble.pause).min(latest) };
+        let soonest = self.busy.values().copied().fold(now.after(trouble.pause), Time::min);
+        self.phase = Phase::Waiting { until: soonest.min(latest) };
         trouble.pause = trouble.pause.times(2).min(LONGEST_PAUSE);
     }
 
@@ -125,6 +136,9 @@ impl Requester {
             self.controls.push(control);
         }
         for control in old {
+            if control.is_leaving {
+                self.avoided.insert(control.stage.peer);
+            }
             self.dismiss(&control);
         }
         self.chain = Some(chain);
@@ -162,7 +176,13 @@ impl Requester {
     /// Lets go of a stage that lives and is of no use in the mended chain. What it did is owed.
     fn dismiss(&mut self, control: &Control) {
         if control.began {
-            self.dismissed.push(control.line(&self.job, self.next));
+            let line = control.line(&self.job, self.next);
+            let same = |other: &&mut CreditLine| other.stage == line.stage && other.range == line.range;
+            // One that was let go before and came back.
+            match self.dismissed.iter_mut().find(same) {
+                Some(before) => before.work = before.work.plus(line.work),
+                None => self.dismissed.push(line),
+            }
         }
         if !control.closed {
             self.effects.push(Effect::Close(control.stream));

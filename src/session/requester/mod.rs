@@ -9,6 +9,8 @@
 //!         chain and a hop failed
 //! ```
 //!
+//! A stage that is about to leave has another take its place in the same way (see `leaving`).
+//!
 //! Each attempt at a lease, and each mended chain, is a new epoch, so that what is left of an earlier one is fenced off. When it is over,
 //! every control stream has been closed, which frees every stage.
 
@@ -16,12 +18,14 @@ mod control;
 mod job;
 mod keeps;
 mod leasing;
+mod leaving;
 mod mending;
 mod pulse;
 mod running;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::mem;
 
@@ -44,6 +48,7 @@ use crate::session::outcome::Mended;
 use crate::session::requester::control::Control;
 pub use crate::session::requester::job::Job;
 use crate::session::requester::leasing::Doubt;
+use crate::session::requester::leaving::Meanwhile;
 use crate::session::requester::mending::Trouble;
 pub use crate::session::requester::pulse::SILENCE;
 use crate::session::streams::CloseCause;
@@ -80,6 +85,13 @@ pub const PAUSE: Span = Span::millis(500);
 
 /// The longest such pause in mid-answer (arbitrary: the reader waits).
 pub const LONGEST_PAUSE: Span = Span::seconds(2);
+
+/// The longest that a request which has not begun waits for a peer that is busy: whoever asked is to hear within a second or so
+/// when to ask again.
+pub const BUSY_PATIENCE: Span = Span::seconds(1);
+
+/// A busy peer is not asked again sooner, whatever it says (arbitrary).
+pub const LEAST_RETRY: Span = Span::millis(100);
 
 /// How long all attempts may take together, with the pauses between them.
 pub const LEASE_TOTAL: Span = Span::seconds(10);
@@ -185,6 +197,8 @@ pub struct Requester {
     /// How often a peer was at fault for a lease that came to nothing.
     refusals: u32,
     avoided: BTreeSet<PeerKey>,
+    /// Peers that are to be asked again at a time that they said.
+    busy: BTreeMap<PeerKey, Time>,
     severed: BTreeSet<(PeerKey, PeerKey)>,
     pause: Span,
     chain: Option<Chain>,
@@ -202,6 +216,8 @@ pub struct Requester {
     rounding: Vec<(u16, WireDtype)>,
     /// What went wrong since the last token.
     trouble: Option<Trouble>,
+    /// What goes on while a chain without those that leave is asked for.
+    meanwhile: Option<Meanwhile>,
     /// What is owed to stages that live and were let go.
     dismissed: Vec<CreditLine>,
     progress: Time,
@@ -221,6 +237,7 @@ impl Requester {
             attempts: 0,
             refusals: 0,
             avoided: BTreeSet::new(),
+            busy: BTreeMap::new(),
             severed: BTreeSet::new(),
             pause: PAUSE,
             chain: None,
@@ -233,6 +250,7 @@ impl Requester {
             known: next,
             rounding: Vec::new(),
             trouble: None,
+            meanwhile: None,
             dismissed: Vec::new(),
             progress: now,
             last_decline: None,
@@ -244,6 +262,7 @@ impl Requester {
     /// Leases a chain, in answer to [`Effect::Plan`].
     pub fn lease(&mut self, chain: Chain, ids: &mut StreamIds, now: Time) -> Vec<Effect> {
         if self.phase == Phase::Mending {
+            self.meanwhile = None;
             self.rejoin(chain, ids, now);
             return self.drain();
         }
@@ -263,20 +282,21 @@ impl Requester {
     }
 
     /// There is no chain, in answer to [`Effect::Plan`]. If hops failed, their ends may only not have found each other
-    /// yet: all are tried again after a pause, as long as there is time. A peer's refusal says more than that it left
-    /// a hole.
+    /// yet: all are tried again after a pause, as long as there is time; and so is a busy peer that is soon to be asked again.
+    /// A peer's refusal says more than that it left a hole.
     pub fn no_chain(&mut self, failure: GenerateFailure, now: Time) -> Vec<Effect> {
         if self.phase == Phase::Mending {
-            self.wait_for_chain(failure, now);
+            if !self.goes_on() {
+                self.wait_for_chain(failure, now);
+            }
             return self.drain();
         }
-        let until = now.after(self.pause);
-        if self.severed.is_empty() || self.began.after(LEASE_TOTAL) <= until {
-            let failure = self.last_decline.take().unwrap_or(failure);
-            self.over(failure);
-        } else {
-            self.pause = self.pause.times(2);
-            self.phase = Phase::Pausing { until };
+        match self.next_attempt(now) {
+            Some(until) => self.phase = Phase::Pausing { until },
+            None => {
+                let failure = self.refusal(now).unwrap_or(failure);
+                self.over(failure);
+            }
         }
         self.drain()
     }
@@ -393,7 +413,7 @@ impl Requester {
             Phase::Pausing { until } if until <= now => {
                 self.severed.clear();
                 self.phase = Phase::Planning;
-                self.effects.push(Effect::Plan);
+                self.plan(now);
             }
             Phase::Pausing { .. } => {}
             Phase::Leasing { until } => {
@@ -401,8 +421,13 @@ impl Requester {
                 self.watch_lease(until, now);
             }
             Phase::Running => {
+                let is_due = self.next_ping <= now;
                 self.ping(now);
                 self.watch(now);
+                // Somebody may have come who can take a leaver's place.
+                if is_due && self.phase == Phase::Running {
+                    self.hand_over(now);
+                }
             }
             Phase::Waiting { until } => {
                 self.ping(now);
@@ -422,12 +447,12 @@ impl Requester {
         self.drain()
     }
 
-    /// Peers that a chain is to do without: those that refused, and those that several of the hops that failed have in
-    /// common.
+    /// Peers that a chain is to do without: those that refused, are busy, or leave, and those that several of the hops that failed
+    /// have in common.
     pub fn avoided(&self) -> BTreeSet<PeerKey> {
         let ends = || self.severed.iter().flat_map(|&(from, to)| [from, to]);
         let common = ends().filter(|end| ends().filter(|other| other == end).count() > 1);
-        self.avoided.iter().copied().chain(common).collect()
+        self.avoided.iter().chain(self.busy.keys()).copied().chain(self.leavers()).chain(common).collect()
     }
 
     /// Hops that a chain is to do without, from the first peer to the second: they failed, and both peers answer.
@@ -438,7 +463,8 @@ impl Requester {
     /// The stages that a mended chain is to keep, if it is one that is asked for: they have what others would have to build
     /// again.
     pub fn survivors(&self) -> Option<Vec<Stage>> {
-        (self.phase == Phase::Mending).then(|| self.controls.iter().map(|control| control.stage).collect())
+        let stay = || self.controls.iter().filter(|control| !control.is_leaving);
+        (self.phase == Phase::Mending).then(|| stay().map(|control| control.stage).collect())
     }
 
     /// What is generated.
@@ -471,6 +497,12 @@ impl Requester {
         mem::take(&mut self.effects)
     }
 
+    /// Asks for a chain, which may pass peers again that were busy until now.
+    fn plan(&mut self, now: Time) {
+        self.busy.retain(|_, until| now < *until);
+        self.effects.push(Effect::Plan);
+    }
+
     fn index(&self, stream: StreamId) -> Option<StageIndex> {
         (0..).map(StageIndex).zip(&self.controls).find(|(_, control)| control.stream == stream).map(|(index, _)| index)
     }
@@ -488,6 +520,7 @@ impl Requester {
             FromStage::Failed(failure) => self.failed(index, failure, now),
             FromStage::Rejoined(rejoined) => self.rejoined(index, rejoined, now),
             FromStage::HopBroken(broken) => self.hop_broken(index, broken, now),
+            FromStage::Leaving => self.leaves(index, now),
             FromStage::Settled(report) => {
                 self.control(index).answered(Some(report));
                 self.settled_by_all();

@@ -154,7 +154,9 @@ impl Requester {
                 control.evidence = Evidence::Gone;
                 let (Stage { peer, range }, closed) = (control.stage, control.closed);
                 let fault = if closed { Fault::Unreachable } else { Fault::Broke };
-                self.go_on_without(peer, Some(fault), GenerateFailure::StageLost { peer, range }, now);
+                // One that has said so may go.
+                let fault = (!control.is_leaving).then_some(fault);
+                self.go_on_without(peer, fault, GenerateFailure::StageLost { peer, range }, now);
             }
             Verdict::Failed(index, failure) => {
                 let Stage { peer, range } = self.control(index).stage;

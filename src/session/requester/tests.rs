@@ -194,7 +194,7 @@ fn a_long_prompt_is_fed_in_pieces_once_all_have_accepted() {
 #[test]
 fn each_attempt_is_a_new_epoch_and_the_third_is_the_last() {
     let (mut requester, mut ids, mut effects) = leasing(job(5));
-    let decline = Decline { reason: DeclineReason::Busy, retry_after: Some(Span(7)) };
+    let decline = Decline { reason: DeclineReason::NotAllowed, retry_after: Some(Span(7)) };
     for attempt in 1..=ATTEMPTS {
         assert_eq!(offers(&effects)[0].epoch, Epoch(attempt));
         let stream = requester.controls[1].stream;
@@ -213,6 +213,61 @@ fn each_attempt_is_a_new_epoch_and_the_third_is_the_last() {
             assert_eq!(answer.last(), Some(&Effect::Ended));
         }
     }
+}
+
+fn busy(retry_after: Span) -> FromStage {
+    FromStage::Decline(Decline { reason: DeclineReason::Busy, retry_after: Some(retry_after) })
+}
+
+#[test]
+fn a_busy_peer_is_asked_again_when_it_said_if_that_is_soon() {
+    let (mut requester, mut ids, _) = leasing(job(5));
+    let effects = requester.on_message(STREAMS[1], busy(Span::millis(400)), T0);
+    assert_eq!((effects.last(), requester.avoided()), (Some(&Effect::Plan), [peer(2)].into()));
+
+    assert_eq!(requester.no_chain(GenerateFailure::Busy, T0), []);
+    let free = requester.deadline().unwrap();
+    let effects = requester.on_tick(free);
+
+    assert_eq!((free, effects), (T0.after(Span::millis(400)), vec![Effect::Plan]));
+    assert_eq!(requester.avoided(), [].into());
+    assert_eq!(offers(&requester.lease(chain(), &mut ids, free))[0].epoch, Epoch(2));
+}
+
+#[test]
+fn where_all_are_busy_for_long_the_user_hears_at_once_when_the_first_is_not() {
+    let (mut requester, mut ids, _) = leasing(job(5));
+    requester.on_message(STREAMS[1], busy(Span::seconds(7)), T0);
+    let mut stages = chain().stages().to_vec();
+    stages[1].peer = peer(4);
+    requester.lease(Chain::new(stages, 6).unwrap(), &mut ids, T0);
+    requester.on_message(StreamId(8), busy(Span::seconds(20)), T0);
+
+    let effects = requester.no_chain(GenerateFailure::Busy, T0);
+
+    let (reason, retry_after) = (DeclineReason::Busy, Some(Span::seconds(7)));
+    let declined = GenerateFailure::Declined { peer: peer(4), range: range(2, 4), reason, retry_after };
+    assert_eq!(failure(&effects), Some(&declined));
+}
+
+#[test]
+fn a_busy_peer_does_not_use_up_the_attempts_and_is_not_asked_without_end() {
+    let (mut requester, mut ids, _) = leasing(job(5));
+    let (mut now, mut asked) = (T0, 0);
+    loop {
+        asked += 1;
+        let stream = requester.controls[1].stream;
+        requester.on_message(stream, busy(Span::ZERO), now);
+        if failure(&requester.no_chain(GenerateFailure::Busy, now)).is_some() {
+            break;
+        }
+        now = requester.deadline().unwrap();
+        requester.on_tick(now);
+        requester.lease(chain(), &mut ids, now);
+    }
+
+    assert!(ATTEMPTS < asked && asked <= 12, "{asked}");
+    assert!(now.since(T0) <= BUSY_PATIENCE);
 }
 
 #[test]

@@ -13,6 +13,9 @@
 //!
 //! Whatever ends it frees the engine's stage, closes both hops and the control stream, each once. Steps are taken
 //! from outside ([`LeasedStage::waiting`], [`LeasedStage::take`]), since the engine is shared between sessions.
+//!
+//! A stage whose peer is about to leave says so and computes on. The requester has another take its place, and closes the
+//! control stream when it is not needed any more.
 
 mod inflow;
 mod journal;
@@ -391,6 +394,18 @@ impl LeasedStage {
         self.drain()
     }
 
+    /// The peer is about to leave. What is not held yet is refused; for what is, the requester is told, and all goes on until it
+    /// lets go.
+    pub fn on_drain(&mut self) -> Vec<Effect> {
+        match self.phase {
+            Phase::Offered => self.decline(DeclineReason::Draining),
+            Phase::Running | Phase::Rejoining | Phase::Ready => self.tell(FromStage::Leaving),
+            // The session is over.
+            Phase::Settling | Phase::Settled | Phase::Ended => {}
+        }
+        self.drain()
+    }
+
     /// Takes the next step for the engine, or its first `most` positions (at least one), and says so to the upstream
     /// neighbour once all of what it sent is taken. `None` if none [`Self::waiting`].
     pub fn take(&mut self, most: Position) -> Option<(TakenStep, Vec<Effect>)> {
@@ -423,6 +438,11 @@ impl LeasedStage {
     /// The terms of the lease.
     pub fn terms(&self) -> &Terms {
         &self.terms
+    }
+
+    /// Positions that the session may still use.
+    pub fn left(&self) -> Position {
+        self.terms.budget.minus(self.length)
     }
 
     /// Bytes of what it could send again.

@@ -1,5 +1,6 @@
 //! What a lease is about: an offer, checked against the model and the receiver's place in it.
 
+use crate::amounts::Bytes;
 use crate::amounts::Position;
 use crate::amounts::Span;
 use crate::ids::Epoch;
@@ -117,6 +118,12 @@ impl Terms {
     /// A neighbour's peer.
     pub fn peer(&self, neighbour: StageIndex) -> PeerKey {
         self.chain.stage(neighbour).expect("a neighbour's index lies in the chain: it was computed from it").peer
+    }
+
+    /// Bytes of all that the stage may have to send again. The tail sends tokens only, and these the requester has.
+    pub fn journal(&self) -> Bytes {
+        let rows = if self.stage == self.chain.tail() { 0 } else { u64::from(self.budget.0) };
+        Bytes(self.dtype_out.row_bytes(self.shape.width)).times(rows)
     }
 
     /// The first message of this stage's own hop.

@@ -531,3 +531,28 @@ fn a_stage_key_is_the_session_and_the_units() {
     assert_eq!(terms(1).key, StageKey { session: SESSION, range: UnitRange::new(2, 4).unwrap() });
     assert_eq!((terms(0).upstream(), terms(2).downstream()), (StageIndex(2), StageIndex(0)));
 }
+
+#[test]
+fn a_stage_that_is_to_leave_says_so_and_computes_on_until_it_is_let_go() {
+    let mut leased = running(1);
+
+    let effects = leased.on_drain();
+
+    assert_eq!(effects, [Effect::Send(CONTROL, Outgoing::FromStage(FromStage::Leaving))]);
+    leased.on_forward(frame(header(0, 0, 10)));
+    assert!(leased.take(ALL).is_some());
+    let effects = leased.on_control_closed();
+    assert_eq!((freed(&effects), effects.last()), (1, Some(&Effect::Ended)));
+    assert_eq!(leased.on_drain(), []);
+}
+
+#[test]
+fn a_lease_that_is_not_held_yet_is_refused_when_the_peer_is_to_leave() {
+    let mut leased = offered(1);
+
+    let effects = leased.on_drain();
+
+    let declined = Decline { reason: DeclineReason::Draining, retry_after: None };
+    assert_eq!(told(&effects), [&FromStage::Decline(declined)]);
+    assert_eq!((freed(&effects), effects.last()), (1, Some(&Effect::Ended)));
+}

@@ -143,6 +143,7 @@ impl TryFrom<proto::FromStage> for FromStage {
             from_stage::Kind::NotSettled(refusal) => Self::NotSettled(refusal.try_into()?),
             from_stage::Kind::Rejoined(rejoined) => Self::Rejoined(rejoined.try_into()?),
             from_stage::Kind::HopBroken(broken) => Self::HopBroken(broken.try_into()?),
+            from_stage::Kind::Leaving(_) => Self::Leaving,
         })
     }
 }
@@ -162,6 +163,7 @@ impl From<&FromStage> for proto::FromStage {
             FromStage::NotSettled(refusal) => from_stage::Kind::NotSettled((*refusal).into()),
             FromStage::Rejoined(rejoined) => from_stage::Kind::Rejoined(rejoined.into()),
             FromStage::HopBroken(broken) => from_stage::Kind::HopBroken((*broken).into()),
+            FromStage::Leaving => from_stage::Kind::Leaving(proto::Nothing {}),
         };
         Self { kind: Some(kind) }
     }

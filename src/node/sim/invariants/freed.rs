@@ -39,7 +39,7 @@ impl Invariant for Freed {
             Seen::Asked { action: Action::Deliver(request, Delivery::Finished(_) | Delivery::Failed(_)), .. } => {
                 self.over.extend(self.sessions.remove(request).map(|(session, _)| (session, now)));
             }
-            Seen::Asked { .. } => {}
+            Seen::Asked { .. } | Seen::Befell(_) | Seen::Left { .. } => {}
             Seen::Died(peer) => {
                 let died = self.sessions.values().filter(|(_, of)| of == peer);
                 self.over.extend(died.map(|(session, _)| (*session, now)));

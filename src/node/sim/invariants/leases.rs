@@ -30,7 +30,7 @@ impl Invariant for Leases {
                 self.open.retain(|(of, _, _)| of != peer);
                 Ok(())
             }
-            Seen::Asked { .. } | Seen::Submitted { .. } => Ok(()),
+            Seen::Asked { .. } | Seen::Submitted { .. } | Seen::Befell(_) | Seen::Left { .. } => Ok(()),
         }
     }
 

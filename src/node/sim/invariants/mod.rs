@@ -5,8 +5,11 @@ mod credits;
 mod freed;
 mod honest;
 mod leases;
+mod left;
 mod once;
 mod tokens;
+
+use std::collections::BTreeSet;
 
 use crate::amounts::Time;
 use crate::ids::PeerKey;
@@ -16,6 +19,7 @@ use crate::node::io::Action;
 use crate::node::io::GenerateSpec;
 use crate::node::sim::World;
 use crate::node::sim::agenda::Life;
+use crate::node::sim::fault::Fault;
 
 /// Something that an invariant may look at.
 pub(super) enum Seen<'a> {
@@ -25,6 +29,10 @@ pub(super) enum Seen<'a> {
     Asked { peer: PeerKey, life: Life, action: &'a Action },
     /// A process is gone.
     Died(PeerKey),
+    /// Something goes wrong, or right again.
+    Befell(Fault),
+    /// A process that was asked to stop is about to be gone: what its engine holds, and whether others serve all that it did.
+    Left { peer: PeerKey, held: &'a BTreeSet<SessionId>, has_spare: bool },
 }
 
 /// Something that must hold.
@@ -68,6 +76,7 @@ impl Invariants {
             Box::new(honest::Honest),
             Box::new(freed::Freed::default()),
             Box::new(credits::Credits),
+            Box::new(left::Left::default()),
         ];
         Self { all, violations: Vec::new() }
     }

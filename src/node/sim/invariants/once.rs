@@ -50,7 +50,7 @@ impl Invariant for Once {
             Seen::Asked { action: Action::Send(_, Outgoing::Forward(HopForward::Token(frame))), .. } => {
                 return self.samples(frame.session, frame.epoch, frame.position);
             }
-            Seen::Asked { .. } | Seen::Died(_) => {}
+            Seen::Asked { .. } | Seen::Died(_) | Seen::Befell(_) | Seen::Left { .. } => {}
         }
         Ok(())
     }

@@ -102,7 +102,7 @@ impl Invariant for Tokens {
                 Some(answer) => answer.hears(*request, delivery),
                 None => Err(format!("{request:?} is unknown or its peer has died")),
             },
-            Seen::Asked { .. } => Ok(()),
+            Seen::Asked { .. } | Seen::Befell(_) | Seen::Left { .. } => Ok(()),
             Seen::Died(peer) => {
                 self.answers.retain(|_, answer| answer.peer != *peer);
                 Ok(())
