@@ -15,6 +15,7 @@
 mod control;
 mod job;
 mod keeps;
+mod late;
 mod leasing;
 mod mending;
 mod running;
@@ -50,12 +51,14 @@ use crate::session::streams::StreamIds;
 use crate::shape::WireDtype;
 use crate::units::Chain;
 use crate::units::Stage;
+use crate::wire::commitment::Commitment;
 use crate::wire::control::FromStage;
 use crate::wire::control::TailFinish;
 use crate::wire::control::ToStage;
 use crate::wire::control::TokenLogprobs;
 use crate::wire::credit::CreditEntry;
 use crate::wire::credit::CreditLine;
+use crate::wire::signed::Signed;
 
 /// How often each stage is asked whether it is alive (arbitrary).
 pub const PING: Span = Span::seconds(1);
@@ -119,6 +122,8 @@ pub enum Effect {
         /// Log-probabilities if asked for.
         logprobs: Option<TokenLogprobs>,
     },
+    /// A stage has committed itself to what it received and sent.
+    Committed(Box<Signed<Commitment>>),
     /// Sign and store what is owed; [`Requester::on_signed`] or [`Requester::on_not_signed`] answers, if it is not over.
     Owe {
         /// Positions computed.
@@ -145,6 +150,8 @@ pub enum Fault {
     Unreachable,
     /// It is connected, but does not answer, or not as the protocol says, or does not hold what it claims.
     Broke,
+    /// It did not compute what it was asked for, and others did.
+    Lied,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -492,6 +499,7 @@ impl Requester {
             FromStage::Failed(failure) => self.failed(index, failure, now),
             FromStage::Rejoined(rejoined) => self.rejoined(index, rejoined, now),
             FromStage::HopBroken(broken) => self.hop_broken(index, broken, now),
+            FromStage::Committed(signed) => self.committed(index, signed, now),
             FromStage::Settled(report) => {
                 self.control(index).answered(Some(report));
                 self.settled_by_all();
