@@ -17,6 +17,7 @@ use crate::daemon::handle::GenerationEvent;
 use crate::daemon::handle::Prompt;
 use crate::daemon::views::SummaryView;
 use crate::ids::Token;
+use crate::node::io::Redundancy;
 use crate::shape::WireDtype;
 use crate::wire::control::SamplingParameters;
 
@@ -38,6 +39,9 @@ pub struct GenerateBody {
     pub wire: WireBody,
     /// Which peers the prompt may go to; the peer's own setting if not given.
     pub trust: Option<TrustSetting>,
+    /// How many chains of different peers compute the answer; one if not given.
+    #[serde(default)]
+    pub redundancy: Option<u32>,
 }
 
 /// What to continue.
@@ -172,8 +176,16 @@ impl GenerateBody {
                 WireBody::F16 => WireDtype::F16,
             },
             trust: self.trust.map(Into::into),
+            redundancy: redundancy(self.redundancy)?,
         })
     }
+}
+
+fn redundancy(chains: Option<u32>) -> Result<Redundancy, ApiError> {
+    let Some(chains) = chains else { return Ok(Redundancy::NONE) };
+    let redundancy = u8::try_from(chains).ok().and_then(Redundancy::new);
+    let bad = || ApiError::invalid("redundancy", format!("redundancy must be an integer of 1 to {}", Redundancy::MOST));
+    redundancy.ok_or_else(bad)
 }
 
 impl From<PromptBody> for Prompt {

@@ -114,6 +114,7 @@ fn body(model: String, prompt: &str) -> GenerateBody {
         stop: Vec::new(),
         wire: WireBody::F32,
         trust: None,
+        redundancy: None,
     }
 }
 

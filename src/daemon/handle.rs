@@ -15,6 +15,7 @@ use crate::daemon::views::SummaryView;
 use crate::ids::Token;
 use crate::keys::invite::BadInvite;
 use crate::node::io::GenerateFailure;
+use crate::node::io::Redundancy;
 use crate::node::io::Trust;
 use crate::shape::WireDtype;
 use crate::wire::control::SamplingParameters;
@@ -48,6 +49,8 @@ pub struct GenerateRequest {
     pub wire: WireDtype,
     /// Which peers may see the prompt; `None` is the configuration's.
     pub trust: Option<Trust>,
+    /// How many chains of different peers compute the answer.
+    pub redundancy: Redundancy,
 }
 
 /// What to continue.

@@ -24,6 +24,7 @@ mod listings;
 mod log;
 mod prepare;
 mod publisher;
+mod replicas;
 mod streams;
 pub mod views;
 

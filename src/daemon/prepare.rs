@@ -93,6 +93,7 @@ fn assemble(known: Known, request: GenerateRequest, trust: Trust) -> Result<Prep
         wire: request.wire,
         trust,
         patience: PATIENCE,
+        redundancy: request.redundancy,
         prompt,
     };
     Ok(Prepared { facts, tokenizer, spec, stop: request.stop })

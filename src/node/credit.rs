@@ -83,7 +83,9 @@ impl Node {
                 Some((entry, plan)) => {
                     let hash = entry.header.value.hash();
                     self.credit.own = Some(hash);
-                    self.credit.planned.insert(hash, Planned { plan, stages: Vec::new(), request: Some((request, session)) });
+                    self.credit
+                        .planned
+                        .insert(hash, Planned { plan, stages: Vec::new(), request: Some((request, session)) });
                     #[cfg(feature = "mutants")]
                     if is_planted(Mutant::TellBeforeStored) {
                         self.actions.push(Action::Publish(Gossip::Credit(entry.clone())));

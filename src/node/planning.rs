@@ -50,7 +50,11 @@ impl Node {
             match routing::several(&self.only_class(view.clone(), &class, now), count) {
                 Ok(chains) => return (Some(class), Ok(chains)),
                 Err(too_few) => {
-                    fewest = Some(fewest.map_or(too_few.clone(), |best: TooFew| if best.found < too_few.found { too_few } else { best }));
+                    fewest =
+                        Some(fewest.map_or(
+                            too_few.clone(),
+                            |best: TooFew| if best.found < too_few.found { too_few } else { best },
+                        ));
                 }
             }
         }

@@ -4,4 +4,5 @@ mod batches;
 mod breach;
 mod loss;
 mod mending;
+mod redundancy;
 mod ring;

@@ -85,7 +85,10 @@ fn pieces(holder: &Holder, gone: &[Stage], cuts: &BTreeSet<u16>) -> Vec<Holder> 
             _ => runs.push((unit, unit + 1)),
         }
     }
-    runs.into_iter().filter_map(|(start, end)| UnitRange::new(start, end).ok()).map(|range| Holder { range, ..*holder }).collect()
+    runs.into_iter()
+        .filter_map(|(start, end)| UnitRange::new(start, end).ok())
+        .map(|range| Holder { range, ..*holder })
+        .collect()
 }
 
 /// The chain with every stage cut in pieces; as it is if those were too many.

@@ -72,9 +72,10 @@ impl Host {
 
     /// The process is gone, with all that it had in memory.
     pub(super) fn die(&mut self) {
+        let (lies_from, lied) = (self.engine.lies_from, std::mem::take(&mut self.engine.lied));
         self.life += 1;
         self.node = None;
-        self.engine = ToyEngine::default();
+        self.engine = ToyEngine { lies_from, lied, ..ToyEngine::default() };
         self.doomed = None;
         self.is_frozen = false;
         self.frozen.clear();

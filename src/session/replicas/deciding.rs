@@ -63,7 +63,8 @@ impl Replicas {
 
     /// The third that is to decide has said something; the rest of it will not be long.
     pub(super) fn heard_third(&mut self, index: ReplicaIndex, now: Time) {
-        let is_first = self.replicas.get(&index).is_some_and(|replica| replica.reach() == replica.first().plus(Position(1)));
+        let is_first =
+            self.replicas.get(&index).is_some_and(|replica| replica.reach() == replica.first().plus(Position(1)));
         if is_first && self.dispute.as_ref().is_some_and(|dispute| dispute.third == index) {
             self.doubt = Some(Doubt::new(now));
         }
@@ -230,7 +231,8 @@ impl Replicas {
     }
 
     fn disputed(&self, one: ReplicaIndex, other: ReplicaIndex, at: Checkpoint, position: Position) -> GenerateFailure {
-        let suspect = |of: ReplicaIndex, right: ReplicaIndex| self.lie(of, right, at, position).suspects.first().copied();
+        let suspect =
+            |of: ReplicaIndex, right: ReplicaIndex| self.lie(of, right, at, position).suspects.first().copied();
         match (suspect(one, other), suspect(other, one)) {
             (Some(one), Some(other)) => {
                 GenerateFailure::Disputed { one: one.peer, other: other.peer, range: one.range, position }

@@ -65,8 +65,8 @@ use crate::units::Chain;
 use crate::units::Stage;
 use crate::wire::control::Commits;
 use crate::wire::control::FromStage;
-use crate::wire::control::TokenLogprobs;
 use crate::wire::control::ToStage;
+use crate::wire::control::TokenLogprobs;
 use crate::wire::credit::CreditEntry;
 use crate::wire::credit::CreditLine;
 

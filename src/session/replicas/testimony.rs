@@ -99,7 +99,9 @@ impl<'a> Testimony<'a> {
     /// What is said at each checkpoint.
     fn said(&self) -> BTreeMap<Checkpoint, Said<'a>> {
         let mut said = BTreeMap::new();
-        for Commitment { range, received, sent, .. } in self.claimed.iter().flat_map(|claimed| claimed.values()).map(|signed| signed.value) {
+        for Commitment { range, received, sent, .. } in
+            self.claimed.iter().flat_map(|claimed| claimed.values()).map(|signed| signed.value)
+        {
             said.insert(Checkpoint { boundary: range.start(), side: Side::Received }, Said::Rows(received));
             // A tail that does not sample sends nothing.
             if sent != RowsHash::NOTHING {
@@ -184,9 +186,8 @@ pub(super) fn suspects(of: Testimony<'_>, right: Testimony<'_>, at: Checkpoint) 
 
 /// What the suspects have signed, and what others have of the same units.
 pub(super) fn evidence(suspects: &[Stage], of: Testimony<'_>, right: Testimony<'_>) -> Vec<Signed<Commitment>> {
-    let concerns = |signed: &&Signed<Commitment>| {
-        suspects.iter().any(|suspect| suspect.range.overlaps(signed.value.range))
-    };
+    let concerns =
+        |signed: &&Signed<Commitment>| suspects.iter().any(|suspect| suspect.range.overlaps(signed.value.range));
     let signed = |testimony: Testimony<'_>| -> Vec<Signed<Commitment>> {
         testimony.claimed.iter().flat_map(|claimed| claimed.values()).filter(concerns).cloned().collect()
     };

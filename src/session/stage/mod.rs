@@ -19,9 +19,9 @@ mod journal;
 mod outflow;
 mod rejoin;
 mod terms;
-mod trail;
 #[cfg(test)]
 mod tests;
+mod trail;
 
 use std::collections::VecDeque;
 use std::mem;

@@ -112,14 +112,14 @@ mod tests {
     use crate::ids::StageIndex;
     use crate::session::stage::tests::ALL;
     use crate::session::stage::tests::UP;
-    use crate::session::stage::tests::offered_with;
-    use crate::session::stage::tests::header;
     use crate::session::stage::tests::frame;
+    use crate::session::stage::tests::header;
     use crate::session::stage::tests::hidden;
+    use crate::session::stage::tests::offered_with;
     use crate::session::step::StepOutput;
     use crate::wire::control::Commits;
-    use crate::wire::hop::HopBack;
     use crate::wire::hop::FrameHeader;
+    use crate::wire::hop::HopBack;
 
     fn rows(values: &[u8]) -> impl Iterator<Item = &[u8]> {
         values.chunks(1)

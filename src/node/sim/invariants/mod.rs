@@ -5,8 +5,11 @@ mod credits;
 mod freed;
 mod honest;
 mod leases;
+mod lies;
 mod once;
 mod tokens;
+
+use std::collections::BTreeSet;
 
 use crate::amounts::Time;
 use crate::ids::PeerKey;
@@ -66,6 +69,19 @@ impl Invariants {
             Box::new(once::Once::default()),
             Box::new(leases::Leases::default()),
             Box::new(honest::Honest),
+            Box::new(freed::Freed::default()),
+            Box::new(credits::Credits),
+        ];
+        Self { all, violations: Vec::new() }
+    }
+
+    /// Those that hold where some peers compute something else than they are asked for.
+    pub(super) fn among_liars(liars: BTreeSet<PeerKey>) -> Self {
+        let all: Vec<Box<dyn Invariant>> = vec![
+            Box::new(tokens::Tokens { is_among_liars: true, ..tokens::Tokens::default() }),
+            Box::new(once::Once::default()),
+            Box::new(leases::Leases::default()),
+            Box::new(lies::Lies::of(liars)),
             Box::new(freed::Freed::default()),
             Box::new(credits::Credits),
         ];
