@@ -19,7 +19,7 @@ use crate::units::Chain;
 
 impl Node {
     /// Plans the chains of a request. Those that are compared are of one arithmetic class: across classes bits differ.
-    pub(super) fn begin(&mut self, id: RequestId, redundancy: Redundancy, now: Time) -> Vec<Effect> {
+    pub(super) fn plan_all(&mut self, id: RequestId, redundancy: Redundancy, now: Time) -> Vec<Effect> {
         let Some(request) = self.requests.get(&id) else { return Vec::new() };
         let view = self.view(request, now);
         let (class, planned) = match redundancy {

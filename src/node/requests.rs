@@ -111,7 +111,7 @@ impl Node {
         let mut effects = VecDeque::from(effects);
         while let Some(effect) = effects.pop_front() {
             match effect {
-                Effect::Begin(redundancy) => effects.extend(self.begin(id, redundancy, now)),
+                Effect::Begin(redundancy) => effects.extend(self.plan_all(id, redundancy, now)),
                 Effect::Plan(index) => effects.extend(self.plan(id, index, now)),
                 Effect::OpenControl(stream, peer) => {
                     self.owners.insert(stream, Owner::Request(id));

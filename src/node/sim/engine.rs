@@ -73,6 +73,12 @@ impl ToyEngine {
         self.stages.keys().map(|key| key.session).collect()
     }
 
+    /// The process is gone; the machine stays as it is.
+    pub(super) fn die(&mut self) {
+        let (lies_from, lied) = (self.lies_from, std::mem::take(&mut self.lied));
+        *self = Self { lies_from, lied, ..Self::default() };
+    }
+
     pub(super) fn slow(&mut self, factor: u64) {
         self.slow = factor;
     }

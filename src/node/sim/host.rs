@@ -72,10 +72,9 @@ impl Host {
 
     /// The process is gone, with all that it had in memory.
     pub(super) fn die(&mut self) {
-        let (lies_from, lied) = (self.engine.lies_from, std::mem::take(&mut self.engine.lied));
         self.life += 1;
         self.node = None;
-        self.engine = ToyEngine { lies_from, lied, ..ToyEngine::default() };
+        self.engine.die();
         self.doomed = None;
         self.is_frozen = false;
         self.frozen.clear();

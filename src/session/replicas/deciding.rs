@@ -196,11 +196,12 @@ impl Replicas {
     /// Of two chains that contradict each other, a third is to say which is right. It begins with the tokens before.
     fn dispute(&mut self, one: ReplicaIndex, other: ReplicaIndex, at: Checkpoint, position: Position, now: Time) {
         let cause = self.disputed(one, other, at, position);
+        // The third has decided nothing, or there were too many.
+        let is_asked = self.dispute.as_ref().is_some_and(|before| before.position == position);
+        if is_asked || self.replicas.len() >= MAX_CHAINS {
+            return self.fail(cause, now);
+        }
         if let Some(before) = self.dispute.take() {
-            // It has decided nothing.
-            if before.position == position || self.replicas.len() >= MAX_CHAINS {
-                return self.fail(cause, now);
-            }
             let third = self.replica(before.third);
             (third.state, third.is_ending) = (State::Lost, true);
             let effects = third.requester.cancel(now);

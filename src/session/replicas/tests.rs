@@ -25,12 +25,15 @@ const T0: Time = Time(1_000_000);
 const PROMPT: u32 = 5;
 const MOST: u32 = 4;
 
+/// No tokens.
+const NOTHING: [u32; 0] = [];
+
 #[test]
 fn a_token_is_shown_when_both_chains_have_it() {
     let mut answer = Test::open(2);
 
-    assert_eq!(shown(&answer.token(0, 5, 7)), []);
-    assert_eq!(shown(&answer.token(0, 6, 8)), []);
+    assert_eq!(shown(&answer.token(0, 5, 7)), NOTHING);
+    assert_eq!(shown(&answer.token(0, 6, 8)), NOTHING);
     assert_eq!(shown(&answer.token(1, 5, 7)), [7]);
     assert_eq!(shown(&answer.token(1, 6, 8)), [8]);
 }
@@ -49,7 +52,7 @@ fn of_three_chains_two_are_enough_and_one_that_differs_is_outvoted() {
     let [lie] = &caught(&later)[..] else { panic!("one lie") };
     assert_eq!(lie.certainty, Certainty::OneOfThem);
     assert_eq!(lie.suspects.iter().map(|stage| stage.peer).collect::<Vec<_>>(), [7, 8, 9].map(peer));
-    assert_eq!(shown(&answer.token(0, 6, 8)), []);
+    assert_eq!(shown(&answer.token(0, 6, 8)), NOTHING);
     assert_eq!(shown(&answer.token(1, 6, 8)), [8]);
 }
 
@@ -65,10 +68,10 @@ fn a_chain_that_is_being_mended_is_not_waited_for_and_compared_when_it_comes_to_
     assert_eq!(shown(&lost), [8]);
     assert_eq!(shown(&answer.token(0, 7, 9)), [9]);
     // What the lost chain's tail had sent is no other than what was shown.
-    assert_eq!(shown(&answer.token(1, 6, 8)), []);
+    assert_eq!(shown(&answer.token(1, 6, 8)), NOTHING);
     assert_eq!(failed(&answer.token(1, 7, 10)), None);
     let paused = answer.token(0, 8, 11);
-    assert_eq!(shown(&paused), []);
+    assert_eq!(shown(&paused), NOTHING);
 }
 
 #[test]
@@ -90,7 +93,7 @@ fn two_chains_that_differ_are_decided_on_by_a_third_that_begins_with_the_tokens_
     assert_eq!((wish.survivors, wish.decides, wish.cuts), (Some(Vec::new()), true, [2, 4].into()));
     // Nothing is shown meanwhile.
     answer.token(0, 6, 8);
-    assert_eq!(shown(&answer.token(1, 6, 8)), []);
+    assert_eq!(shown(&answer.token(1, 6, 8)), NOTHING);
 
     let resumed = answer.join_third();
     let fed: Vec<Token> = feeds(&resumed).into_iter().flat_map(|feed| feed.tokens.clone()).collect();
@@ -108,7 +111,7 @@ fn two_chains_that_differ_are_decided_on_by_a_third_that_begins_with_the_tokens_
     assert_eq!(owed.unwrap().iter().map(|line| line.stage).collect::<Vec<_>>(), [4, 6].map(peer));
     assert_eq!(shown(&decided), [8], "the one that was right is ahead, and not waited for");
     assert_eq!(shown(&answer.token(0, 7, 9)), [9]);
-    assert_eq!(shown(&answer.token(2, 6, 8)), []);
+    assert_eq!(shown(&answer.token(2, 6, 8)), NOTHING);
 }
 
 #[test]

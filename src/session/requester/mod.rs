@@ -43,6 +43,7 @@ use crate::session::outcome::GenerateFailure;
 use crate::session::outcome::Mended;
 use crate::session::requester::control::Control;
 pub use crate::session::requester::job::Job;
+pub use crate::session::requester::late::Standing;
 use crate::session::requester::leasing::Doubt;
 use crate::session::requester::mending::Trouble;
 use crate::session::streams::CloseCause;

@@ -78,7 +78,7 @@ impl Invariants {
     /// Those that hold where some peers compute something else than they are asked for.
     pub(super) fn among_liars(liars: BTreeSet<PeerKey>) -> Self {
         let all: Vec<Box<dyn Invariant>> = vec![
-            Box::new(tokens::Tokens { is_among_liars: true, ..tokens::Tokens::default() }),
+            Box::new(tokens::Tokens::among_liars()),
             Box::new(once::Once::default()),
             Box::new(leases::Leases::default()),
             Box::new(lies::Lies::of(liars)),

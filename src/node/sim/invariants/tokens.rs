@@ -27,7 +27,7 @@ pub(super) struct Tokens {
     /// Where the stages of each session were last told to round.
     rounding: BTreeMap<SessionId, Vec<(u16, WireDtype)>>,
     /// Whether peers lie, so that an answer may have to end because it cannot be told who does.
-    pub(super) is_among_liars: bool,
+    is_among_liars: bool,
 }
 
 struct Answer {
@@ -46,6 +46,12 @@ enum State {
     Submitted,
     Started,
     Ended,
+}
+
+impl Tokens {
+    pub(super) fn among_liars() -> Self {
+        Self { is_among_liars: true, ..Self::default() }
+    }
 }
 
 impl Answer {
