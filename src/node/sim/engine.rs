@@ -132,19 +132,20 @@ impl ToyEngine {
     /// What it says in the place of what it has computed, from some position on.
     fn falsify(&mut self, session: SessionId, first: Position, end: Position, output: StepOutput) -> StepOutput {
         let Some(from) = self.lies_from.filter(|from| *from < end) else { return output };
-        let told = match output {
+        let (at, told) = match output {
             StepOutput::Hidden(payload) => {
                 let row = payload.len() / end.minus(first).0 as usize;
                 let honest = from.minus(first).0 as usize * row;
                 let (kept, changed) = payload.split_at(honest);
-                StepOutput::Hidden(kept.iter().copied().chain(changed.iter().map(|byte| !byte)).collect())
+                let told = kept.iter().copied().chain(changed.iter().map(|byte| !byte)).collect();
+                (from.max(first), StepOutput::Hidden(told))
             }
             StepOutput::Sampled { token, logprobs } => {
-                StepOutput::Sampled { token: Token(10 + (token.0 + 1) % 500), logprobs }
+                (end, StepOutput::Sampled { token: Token(10 + (token.0 + 1) % 500), logprobs })
             }
             StepOutput::Nothing => return StepOutput::Nothing,
         };
-        self.lied.entry(session).or_insert(from.max(first));
+        self.lied.entry(session).or_insert(at);
         told
     }
 }
