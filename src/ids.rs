@@ -101,6 +101,10 @@ hex_id!(
     BlobHash, 32
 );
 hex_id!(
+    /// What the rows of a session hash to, one after another, from its beginning to some position.
+    RowsHash, 32
+);
+hex_id!(
     /// One generation, named at random by its requester.
     SessionId, 16
 );
@@ -138,6 +142,10 @@ counter!(
 counter!(
     /// A stage's place in its chain; 0 is the driver.
     StageIndex, u16
+);
+counter!(
+    /// One of the chains that compute the same answer; never leaves the process.
+    ReplicaIndex, u16
 );
 counter!(
     /// A token id of a model's vocabulary.

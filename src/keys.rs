@@ -33,6 +33,8 @@ pub enum Domain {
     Card,
     /// The header of a credit entry.
     Credit,
+    /// What a stage received and what it made of it.
+    Commitment,
 }
 
 impl Domain {
@@ -42,6 +44,7 @@ impl Domain {
             Self::Profile => "profile",
             Self::Card => "card",
             Self::Credit => "credit",
+            Self::Commitment => "commitment",
         }
     }
 }

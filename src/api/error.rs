@@ -165,6 +165,11 @@ impl From<GenerateFailure> for ApiError {
             GenerateFailure::StageLost { .. } => Self::new(StatusCode::BAD_GATEWAY, "stage_lost", message),
             GenerateFailure::StageFailed { .. } => Self::new(StatusCode::BAD_GATEWAY, "stage_failed", message),
             GenerateFailure::Misbehaved { .. } => Self::new(StatusCode::BAD_GATEWAY, "stage_misbehaved", message),
+            GenerateFailure::TooFewReplicas { missing, .. } => {
+                let missing = missing.iter().map(ToString::to_string).collect();
+                Self { missing, ..Self::unavailable("too_few_replicas", message, None).about("redundancy") }
+            }
+            GenerateFailure::Disputed { .. } => Self::new(StatusCode::BAD_GATEWAY, "disputed", message),
             GenerateFailure::Cancelled => Self::new(StatusCode::SERVICE_UNAVAILABLE, "cancelled", message),
             GenerateFailure::Busy => {
                 Self::new(StatusCode::TOO_MANY_REQUESTS, "busy", message).retry_after(Span::seconds(1))

@@ -20,6 +20,7 @@ use crate::daemon::handle::Prompt;
 use crate::daemon::views::MendedView;
 use crate::daemon::views::SummaryView;
 use crate::ids::Token;
+use crate::node::io::Redundancy;
 use crate::shape::WireDtype;
 use crate::wire::control::SamplingParameters;
 
@@ -44,6 +45,9 @@ pub struct GenerateBody {
     /// Seconds that it may wait for a lost stage's place to be taken; the peer's own setting if not given.
     #[serde(default)]
     pub patience: Option<u32>,
+    /// How many chains of different peers compute the answer; one if not given.
+    #[serde(default)]
+    pub redundancy: Option<u32>,
 }
 
 /// What to continue.
@@ -193,8 +197,16 @@ impl GenerateBody {
             },
             trust: self.trust.map(Into::into),
             patience,
+            redundancy: redundancy(self.redundancy)?,
         })
     }
+}
+
+fn redundancy(chains: Option<u32>) -> Result<Redundancy, ApiError> {
+    let Some(chains) = chains else { return Ok(Redundancy::NONE) };
+    let redundancy = u8::try_from(chains).ok().and_then(Redundancy::new);
+    let bad = || ApiError::invalid("redundancy", format!("redundancy must be an integer of 1 to {}", Redundancy::MOST));
+    redundancy.ok_or_else(bad)
 }
 
 impl From<PromptBody> for Prompt {

@@ -2,7 +2,7 @@
 //!
 //! Accepted because they change nothing about an answer: `user`, `safety_identifier`, `prompt_cache_key`, `metadata`,
 //! and the neutral values of `n`, `best_of`, `echo`, `store`, `tools`, `tool_choice`, `parallel_tool_calls`,
-//! `response_format`, `modalities` and `service_tier`.
+//! `response_format`, `modalities` and `service_tier`. `redundancy` is an addition of ours.
 
 use serde_json::Value;
 use serde_json::json;
@@ -15,6 +15,7 @@ use crate::daemon::handle::ChatMessage;
 use crate::daemon::handle::GenerateRequest;
 use crate::daemon::handle::Prompt;
 use crate::ids::Token;
+use crate::node::io::Redundancy;
 use crate::shape::WireDtype;
 use crate::wire::control::SamplingParameters;
 
@@ -85,12 +86,19 @@ impl Asked {
             wire: WireDtype::F32,
             trust: None,
             patience: fields.integer("patience", 0..=MAX_PATIENCE)?.map(|seconds| Span::seconds(seconds.into())),
+            redundancy: redundancy(&mut fields)?,
         };
         let delivery = delivery(&mut fields)?;
         take_neutral(form, &mut fields)?;
         fields.finish("")?;
         Ok(Self { request, delivery })
     }
+}
+
+/// Ours: how many chains compute the answer.
+fn redundancy(fields: &mut Fields) -> Result<Redundancy, ApiError> {
+    let chains = fields.integer("redundancy", 1..=Redundancy::MOST.into())?;
+    Ok(chains.and_then(|chains| Redundancy::new(u8::try_from(chains).ok()?)).unwrap_or(Redundancy::NONE))
 }
 
 fn sampling(fields: &mut Fields, random_seed: u64) -> Result<SamplingParameters, ApiError> {

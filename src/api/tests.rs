@@ -29,6 +29,7 @@ use crate::ids::PeerKey;
 use crate::ids::Token;
 use crate::keys::invite::BadInvite;
 use crate::node::io::GenerateFailure;
+use crate::node::io::Redundancy;
 use crate::units::UnitRange;
 use crate::wire::control::DeclineReason;
 
@@ -88,6 +89,8 @@ fn finished(reason: &str) -> GenerationEvent {
         prompt_tokens: 5,
         completion_tokens: 2,
         chain: Vec::new(),
+        replicas: Vec::new(),
+        lies: Vec::new(),
         lease_micros: 0,
         first_token_micros: 0,
         decode_micros: 0,
@@ -231,6 +234,23 @@ async fn where_all_holders_are_busy_the_client_hears_when_to_come_back() {
 }
 
 #[tokio::test]
+async fn fewer_chains_than_were_asked_for_are_refused_with_both_figures() {
+    let (api, mut commands) = api();
+    let missing = vec![UnitRange::new(3, 5).unwrap()];
+    let failure = GenerateFailure::TooFewReplicas { asked: 3, found: 2, missing };
+    let made = vec![GenerationEvent::Failed(GenerateError::Failed(failure))];
+
+    let body = chat(json!({ "redundancy": 3 }));
+    let (response, _) = tokio::join!(send(&api, "/v1/chat/completions", &body), answer(&mut commands, made));
+
+    assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+    let error = json_of(response).await["error"].clone();
+    assert_eq!((&error["code"], &error["missing_units"]), (&json!("too_few_replicas"), &json!(["3..5"])));
+    let message = error["message"].as_str().unwrap();
+    assert!(message.contains('3') && message.contains('2'), "{message}");
+}
+
+#[tokio::test]
 async fn more_than_the_context_is_refused_with_both_figures() {
     let (api, mut commands) = api();
     let failure = GenerateFailure::TooLong { prompt: 500, max_tokens: 100, context: 512 };
@@ -306,7 +326,7 @@ fn every_parameter_arrives() {
     let body = chat(json!({
         "temperature": 0.5, "top_p": 0.9, "top_k": 40, "min_p": 0.05, "seed": -1, "max_completion_tokens": 7,
         "repetition_penalty": 1.1, "frequency_penalty": 0.2, "presence_penalty": -0.3, "stop": ["a", "b"],
-        "logit_bias": { "9": -100, "3": 1.5 }, "logprobs": true, "top_logprobs": 4,
+        "logit_bias": { "9": -100, "3": 1.5 }, "logprobs": true, "top_logprobs": 4, "redundancy": 2,
         "user": "u", "n": 1, "store": false, "response_format": { "type": "text" }, "metadata": {}
     }));
 
@@ -320,6 +340,7 @@ fn every_parameter_arrives() {
     assert_eq!(parameters.logit_bias, [(Token(3), 1.5), (Token(9), -100.0)]);
     assert_eq!(parameters.logprobs, Some(4));
     assert_eq!(asked.stop, ["a", "b"]);
+    assert_eq!(Some(asked.redundancy), Redundancy::new(2));
 }
 
 #[test]
@@ -329,6 +350,7 @@ fn what_is_not_given_is_as_openai_has_it() {
 
     assert_eq!((chat.parameters.temperature, chat.parameters.top_p, chat.max_tokens), (1.0, 1.0, None));
     assert_eq!(completion.max_tokens, Some(16));
+    assert_eq!((chat.redundancy, completion.redundancy), (Redundancy::NONE, Redundancy::NONE));
     assert!(matches!(completion.prompt, Prompt::Raw(text) if text == "Once"));
 }
 
@@ -355,6 +377,9 @@ fn what_is_unknown_or_would_change_the_answer_is_refused_by_name() {
         (json!({ "stream_options": {} }), "stream_options"),
         (json!({ "stream": true, "stream_options": { "x": 1 } }), "stream_options.x"),
         (json!({ "seed": 0.5 }), "seed"),
+        (json!({ "redundancy": 0 }), "redundancy"),
+        (json!({ "redundancy": 4 }), "redundancy"),
+        (json!({ "redundancy": "2" }), "redundancy"),
         (json!({ "messages": [] }), "messages"),
         (json!({ "messages": [{ "role": "tool", "content": "" }] }), "messages[0].role"),
         (json!({ "messages": [{ "role": "user", "content": "", "name": "n" }] }), "messages[0].name"),

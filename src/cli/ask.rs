@@ -22,7 +22,9 @@ use crate::cli::client::Events;
 use crate::cli::output;
 use crate::cli::privacy;
 use crate::config::settings::TrustSetting;
+use crate::daemon::views::LieView;
 use crate::daemon::views::MendedView;
+use crate::daemon::views::ReplicaView;
 use crate::daemon::views::StageView;
 use crate::daemon::views::SummaryView;
 use crate::os;
@@ -53,6 +55,10 @@ pub(crate) struct GenerateArgs {
     /// How hidden states travel between peers: f32 (lossless) or f16 (half the bytes).
     #[arg(long, value_enum, default_value = "f32", value_name = "f32|f16", hide_possible_values = true)]
     wire: WireBody,
+    /// How many chains of different peers compute the answer: 2 finds a peer that computes something else, 3 outvotes it,
+    /// and both go on at once when a peer is lost.
+    #[arg(long, default_value_t = 1, value_name = "1|2|3", value_parser = clap::value_parser!(u32).range(1..=3))]
+    redundancy: u32,
     #[command(flatten)]
     sampling: SamplingArgs,
     #[command(flatten)]
@@ -105,7 +111,8 @@ pub(crate) struct AskArgs {
     /// Print one JSON object when the answer is complete: text, tokens, model, finish_reason, usage (prompt_tokens,
     /// completion_tokens), chain (per stage: peer, units, weights, positions, hop_payload_bytes, hop_frames,
     /// busy_micros, owed_mflop), timings (lease_micros, first_token_micros, decode_micros), mended (per time
-    /// that it went on without a lost peer: lost, chain, known, mending_micros, pause_micros).
+    /// that it went on without a lost peer: lost, chain, known, mending_micros, pause_micros); with --redundancy also replicas
+    /// (each with chain, fate and tokens) and lies (each with suspects, certainty, position and signed commitments).
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -121,6 +128,10 @@ struct AnswerView {
     finish_reason: String,
     usage: UsageView,
     chain: Vec<StageView>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    replicas: Vec<ReplicaView>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    lies: Vec<LieView>,
     timings: TimingsView,
     mended: Vec<MendedView>,
 }
@@ -191,6 +202,8 @@ async fn ask_through(access: &Access, args: &AskArgs, prompt: PromptBody, text: 
         finish_reason: summary.finish_reason,
         usage: UsageView { prompt_tokens: summary.prompt_tokens, completion_tokens: summary.completion_tokens },
         chain: summary.chain,
+        replicas: summary.replicas,
+        lies: summary.lies,
         timings: TimingsView {
             lease_micros: summary.lease_micros,
             first_token_micros: summary.first_token_micros,
@@ -331,6 +344,7 @@ impl GenerateArgs {
             wire: self.wire,
             trust: self.trust,
             patience: self.patience,
+            redundancy: (self.redundancy > 1).then_some(self.redundancy),
         }
     }
 }

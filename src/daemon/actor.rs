@@ -91,6 +91,8 @@ pub(super) struct Counts {
     pub(super) tokens: u64,
     /// Chains that took the place of broken ones.
     pub(super) mended: u64,
+    /// Lies that were found.
+    pub(super) lies: u64,
 }
 
 /// Work that was done beside the loop.
@@ -181,6 +183,7 @@ impl Daemon {
     fn deliver(&mut self, request: RequestId, delivery: Delivery) -> Option<Input> {
         match &delivery {
             Delivery::Started(_) | Delivery::Waiting(_) => {}
+            Delivery::Caught(_) => self.counts.lies += 1,
             Delivery::Mended(_) => self.counts.mended += 1,
             Delivery::Token { .. } => self.counts.tokens += 1,
             Delivery::Finished(_) => self.counts.finished += 1,

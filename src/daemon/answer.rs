@@ -9,6 +9,7 @@ use crate::clock::Clock;
 use crate::daemon::handle::GenerateError;
 use crate::daemon::handle::GenerationEvent;
 use crate::daemon::handle::TokenView;
+use crate::daemon::replicas;
 use crate::daemon::views::MendedView;
 use crate::daemon::views::StageView;
 use crate::daemon::views::SummaryView;
@@ -108,6 +109,12 @@ impl Answer {
                 self.show(GenerationEvent::Waiting(failure)).await
             }
             Delivery::Mended(mended) => self.mended(progress, mended).await,
+            Delivery::Caught(lie) => {
+                let suspects = replicas::stages(&lie.suspects);
+                let (position, certainty) = (lie.position, lie.certainty);
+                tracing::warn!(request = %self.request, suspects, %position, ?certainty, "peers computed different things");
+                Then::Wait
+            }
             Delivery::Token { token, logprobs, .. } => self.token(progress, token, logprobs).await,
             Delivery::Finished(finish) => {
                 self.flush(progress).await;
@@ -210,6 +217,8 @@ impl Answer {
             prompt_tokens: self.prompt_tokens,
             completion_tokens: u32::try_from(progress.shown).unwrap_or(u32::MAX),
             chain: self.stages(progress, finish),
+            replicas: finish.replicas.iter().map(|report| replicas::view(self.model, report)).collect(),
+            lies: finish.lies.iter().map(replicas::lie).collect(),
             lease_micros: progress.leased.since(self.submitted).0,
             first_token_micros: first.since(self.submitted).0,
             decode_micros: progress.last.since(first).0,
@@ -217,24 +226,11 @@ impl Answer {
         }
     }
 
+    /// The stages that the answer came through: with redundancy those of the chain that leads at the end.
     fn stages(&self, progress: &Progress, finish: &Finish) -> Vec<StageView> {
-        let stages = progress.chain.iter().flat_map(|chain| chain.stages());
-        let reports = finish.stages.iter().copied().chain(std::iter::repeat(None));
-        let owed = finish.owed.iter().map(|work| work.0).chain(std::iter::repeat(0));
-        stages
-            .zip(reports)
-            .zip(owed)
-            .map(|((stage, report), owed_mflop)| StageView {
-                peer: stage.peer.to_string(),
-                units: stage.range.to_string(),
-                weights: self.model.to_string(),
-                positions: report.map(|report| report.positions.0),
-                hop_payload_bytes: report.map(|report| report.payload.0),
-                hop_frames: report.map(|report| report.frames),
-                busy_micros: report.map(|report| report.busy.0),
-                owed_mflop,
-            })
-            .collect()
+        let lead = finish.replicas.first().map(|report| &report.chain);
+        let stages = lead.or(progress.chain.as_ref()).map_or(&[][..], Chain::stages);
+        replicas::stage_views(self.model, stages, &finish.stages, &finish.owed)
     }
 }
 

@@ -17,6 +17,7 @@ use crate::daemon::views::SummaryView;
 use crate::ids::Token;
 use crate::keys::invite::BadInvite;
 use crate::node::io::GenerateFailure;
+use crate::node::io::Redundancy;
 use crate::node::io::Trust;
 use crate::shape::WireDtype;
 use crate::wire::control::SamplingParameters;
@@ -52,6 +53,8 @@ pub struct GenerateRequest {
     pub trust: Option<Trust>,
     /// How long it may wait for a lost stage's place to be taken; `None` is the configuration's.
     pub patience: Option<Span>,
+    /// How many chains of different peers compute the answer.
+    pub redundancy: Redundancy,
 }
 
 /// What to continue.

@@ -18,15 +18,16 @@
 mod actor;
 mod answer;
 mod bridge;
+mod departure;
 #[cfg(feature = "faults")]
 pub mod faults;
-mod departure;
 pub mod handle;
 mod library;
 mod listings;
 mod log;
 mod prepare;
 mod publisher;
+mod replicas;
 mod streams;
 pub mod views;
 

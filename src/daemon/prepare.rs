@@ -99,6 +99,7 @@ fn assemble(known: Known, request: GenerateRequest, policy: Policy) -> Result<Pr
         wire: request.wire,
         trust: request.trust.unwrap_or(policy.trust),
         patience: request.patience.unwrap_or(policy.patience),
+        redundancy: request.redundancy,
         prompt,
     };
     Ok(Prepared { facts, tokenizer, spec, stop: request.stop })

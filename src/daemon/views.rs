@@ -224,8 +224,14 @@ pub struct SummaryView {
     pub prompt_tokens: u32,
     /// New tokens shown; a token that ends generation and overshoot behind a stop string do not count.
     pub completion_tokens: u32,
-    /// Who served what.
+    /// Who served what; with redundancy, in the first of the replicas.
     pub chain: Vec<StageView>,
+    /// With redundancy, every chain that computed the answer.
+    #[serde(default)]
+    pub replicas: Vec<ReplicaView>,
+    /// What chains contradicted each other in.
+    #[serde(default)]
+    pub lies: Vec<LieView>,
     /// Microseconds from submission until the chain was leased.
     pub lease_micros: u64,
     /// Microseconds from submission to the first token.
@@ -250,6 +256,30 @@ pub struct MendedView {
     pub mending_micros: u64,
     /// Microseconds between the tokens before and after, as the reader waited. 0 while the next is to come.
     pub pause_micros: u64,
+}
+
+/// One of the chains that computed an answer.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ReplicaView {
+    /// Who served what.
+    pub chain: Vec<StageView>,
+    /// `agreed`, `lost` or `outvoted`.
+    pub fate: String,
+    /// How many of the tokens that were shown it computed as well.
+    pub tokens: u32,
+}
+
+/// Something that two chains computed differently.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct LieView {
+    /// Who computed something else: per stage the peer's key and its units.
+    pub suspects: Vec<(String, String)>,
+    /// `proven`, `one_of_them` (the suspects contradict each other, and others their chain) or `undecided`.
+    pub certainty: String,
+    /// The position before which the rows differ, or at which the token does.
+    pub position: u32,
+    /// What the suspects and those who contradict them have signed, in hexadecimal: commitments with their signatures.
+    pub commitments: Vec<String>,
 }
 
 /// A model that was imported.

@@ -86,12 +86,14 @@ pub enum Event {
 }
 
 /// In what a peer failed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Failure {
     /// It could not be dialled. A connection makes up for it.
     Dial,
     /// It did not answer an offer, or broke off a session. Only a success makes up for it.
     Lease,
+    /// It computed something else than it was asked for, and said that it had not. Only time makes up for it: the longest penalty.
+    Lie,
 }
 
 /// What became different.

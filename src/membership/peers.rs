@@ -194,11 +194,15 @@ impl Peers {
             return Vec::new();
         };
         let count = record.demotion.map_or(0, |demotion| demotion.count);
-        let penalty = first_penalty.times(1 << count.min(32)).min(longest_penalty);
+        let penalty = match failure {
+            Failure::Lie => longest_penalty,
+            Failure::Dial | Failure::Lease => first_penalty.times(1 << count.min(32)).min(longest_penalty),
+        };
         let until = now.after(penalty);
-        // A lease that failed stays the graver failure until a success.
-        let failure =
-            record.demotion.map_or(failure, |old| if old.failure == Failure::Lease { old.failure } else { failure });
+        // What was graver stays until it is made up for, and a lie as long as its penalty lasts.
+        let standing = record.demotion.filter(|old| old.failure != Failure::Lie || now < old.until);
+        let failure = standing.map_or(failure, |old| failure.max(old.failure));
+        let until = standing.filter(|old| old.failure == Failure::Lie).map_or(until, |old| until.max(old.until));
         record.demotion = Some(Demotion { failure, count: count.saturating_add(1), until, served: Served::Not });
         self.rearm(peer);
         vec![Change::PeerDemoted { peer, until }]
@@ -208,7 +212,8 @@ impl Peers {
         let Some(record) = self.records.get_mut(&peer) else {
             return Vec::new();
         };
-        let demoted = record.demotion.take().is_some_and(|demotion| now < demotion.until);
+        let lied = |demotion: &mut Demotion| demotion.failure == Failure::Lie && now < demotion.until;
+        let demoted = record.demotion.take_if(|demotion| !lied(demotion)).is_some_and(|demotion| now < demotion.until);
         let suspected = record.suspected.take().is_some();
         self.rearm(peer);
         if demoted || suspected { vec![Change::PeerRestored(peer)] } else { Vec::new() }

@@ -163,24 +163,33 @@ macro_rules! messages {
 
 messages! {
     Hello "hello"
-    FromStage "control message"
     HopOpen "hop opening"
     HopBack "hop acknowledgement"
     FetchRequest "fetch request"
     FetchAnswer "fetch answer"
 }
 
-impl Message for ToStage {
-    const WHAT: &'static str = "control message";
-    const MAX: usize = Self::MAX;
+/// Lets messages that may carry signatures go over streams.
+macro_rules! signed_messages {
+    ($($message:ident $what:literal)*) => {$(
+        impl Message for $message {
+            const WHAT: &'static str = $what;
+            const MAX: usize = $message::MAX;
 
-    fn encode(&self) -> Bytes {
-        Self::encode(self)
-    }
+            fn encode(&self) -> Bytes {
+                $message::encode(self)
+            }
 
-    fn decode(bytes: &[u8], network: NetworkId) -> Result<Self, String> {
-        Self::decode(bytes, network).map_err(|error| error.to_string())
-    }
+            fn decode(bytes: &[u8], network: NetworkId) -> Result<Self, String> {
+                $message::decode(bytes, network).map_err(|error| error.to_string())
+            }
+        }
+    )*};
+}
+
+signed_messages! {
+    ToStage "control message"
+    FromStage "control message"
 }
 
 #[cfg(test)]

@@ -46,7 +46,8 @@ type EntryHash = [u8; 32];
 struct Planned {
     plan: Plan,
     stages: Vec<StageKey>,
-    request: Option<RequestId>,
+    /// The own request that owes, and the session of it.
+    request: Option<(RequestId, SessionId)>,
 }
 
 /// The log and what is on its way into it.
@@ -54,7 +55,7 @@ struct Planned {
 pub(super) struct Credit {
     ledger: Ledger,
     planned: BTreeMap<EntryHash, Planned>,
-    /// Own debts that wait: an entry continues the one before, so one is stored at a time. At most one per request.
+    /// Own debts that wait: an entry continues the one before, so one is stored at a time. At most one per session.
     debts: VecDeque<Debt>,
     /// The own entry that is being stored.
     own: Option<EntryHash>,
@@ -85,19 +86,21 @@ impl Node {
     fn sign_next(&mut self, now: Time) {
         while self.credit.own.is_none() {
             let Some(debt) = self.credit.debts.pop_front() else { return };
-            let request = debt.request;
+            let (request, session) = (debt.request, debt.session);
             match self.sign(debt) {
                 Some((entry, plan)) => {
                     let hash = entry.header.value.hash();
                     self.credit.own = Some(hash);
-                    self.credit.planned.insert(hash, Planned { plan, stages: Vec::new(), request: Some(request) });
+                    self.credit
+                        .planned
+                        .insert(hash, Planned { plan, stages: Vec::new(), request: Some((request, session)) });
                     #[cfg(feature = "mutants")]
                     if is_planted(Mutant::TellBeforeStored) {
                         self.actions.push(Action::Publish(Gossip::Credit(entry.clone())));
                     }
                     self.actions.push(Action::Store(entry));
                 }
-                None => self.with_request(request, now, |requester, _| requester.on_not_signed()),
+                None => self.with_request(request, now, |replicas, _| replicas.on_not_signed(session, now)),
             }
         }
     }
@@ -147,10 +150,10 @@ impl Node {
         for key in planned.stages {
             self.with_stage(key, now, |stage| stage.on_stored());
         }
-        if let Some(request) = planned.request {
+        if let Some((request, _)) = planned.request {
             self.credit.own = None;
             self.actions.push(Action::Publish(Gossip::Credit(entry.clone())));
-            self.with_request(request, now, |requester, _| requester.on_signed(entry));
+            self.with_request(request, now, |replicas, _| replicas.on_signed(entry, now));
             self.sign_next(now);
         }
     }
@@ -160,9 +163,9 @@ impl Node {
         for key in planned.stages {
             self.with_stage(key, now, |stage| stage.on_refused(SettleRefusal::NotStored));
         }
-        if let Some(request) = planned.request {
+        if let Some((request, session)) = planned.request {
             self.credit.own = None;
-            self.with_request(request, now, |requester, _| requester.on_not_signed());
+            self.with_request(request, now, |replicas, _| replicas.on_not_signed(session, now));
             self.sign_next(now);
         }
     }

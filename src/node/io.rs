@@ -22,9 +22,14 @@ use crate::ids::SessionId;
 use crate::ids::StreamId;
 use crate::ids::Token;
 use crate::ledger::Fork;
+pub use crate::session::outcome::Certainty;
+pub use crate::session::outcome::Fate;
 pub use crate::session::outcome::Finish;
 pub use crate::session::outcome::GenerateFailure;
+pub use crate::session::outcome::Lie;
 pub use crate::session::outcome::Mended;
+pub use crate::session::outcome::ReplicaReport;
+pub use crate::session::replicas::Redundancy;
 pub use crate::session::step::StageKey;
 pub use crate::session::step::StepFailure;
 pub use crate::session::step::StepInput;
@@ -137,6 +142,8 @@ pub struct GenerateSpec {
     pub trust: Trust,
     /// How long an answer that has begun may wait for the place of a lost stage to be taken; then it fails.
     pub patience: Span,
+    /// How many chains compute the answer.
+    pub redundancy: Redundancy,
 }
 
 /// Which peers a prompt may go to.
@@ -276,6 +283,8 @@ pub enum Delivery {
     Waiting(GenerateFailure),
     /// The answer goes on in another chain.
     Mended(Mended),
+    /// A lie was found. If it can be told what is right, the answer goes on with that.
+    Caught(Box<Lie>),
     /// A new token.
     Token {
         /// Its position.

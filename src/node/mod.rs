@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!            Input                                                     Action
-//!  user ────▶ requests ── routing ── session::requester ──────────────▶ streams, deliveries
+//!  user ────▶ requests ── routing ── session::replicas ───────────────▶ streams, deliveries
 //!  streams ─▶ requests | stages ── session::stage ── scheduler ────────▶ streams, engine
 //!  engine ──▶ stages | holdings
 //!  gossip ──▶ neighbours ── membership ── holdings ── placement ───────▶ engine, gossip
@@ -15,6 +15,7 @@ mod credit;
 mod holdings;
 pub mod io;
 mod neighbours;
+mod planning;
 mod profile;
 mod requests;
 #[cfg(test)]
@@ -49,7 +50,7 @@ use crate::node::requests::Request;
 use crate::node::stages::Pace;
 use crate::node::stages::Stages;
 use crate::node::streams::Owner;
-use crate::session::requester::Requester;
+use crate::session::replicas::Replicas;
 use crate::session::streams::StreamIds;
 
 /// One peer's mind.
@@ -107,8 +108,8 @@ impl Node {
     pub fn handle(&mut self, input: Input, now: Time) -> Vec<Action> {
         match input {
             Input::Submit { request, session, spec } => self.on_submit(request, session, spec, now),
-            Input::Cancel(request) => self.with_request(request, now, |requester, _| requester.cancel(now)),
-            Input::Conclude(request) => self.with_request(request, now, |requester, _| requester.conclude(now)),
+            Input::Cancel(request) => self.with_request(request, now, |replicas, _| replicas.cancel(now)),
+            Input::Conclude(request) => self.with_request(request, now, |replicas, _| replicas.conclude(now)),
             Input::ModelKnown(facts) => self.on_model_known(facts, now),
             Input::Serve { model, policy } => self.on_serve(model, policy, now),
             Input::PeerUp(peer) => self.on_peer_up(peer, now),
@@ -128,7 +129,7 @@ impl Node {
 
     /// When to come back with [`Input::Tick`] at the latest, if nothing else happens.
     pub fn deadline(&self) -> Time {
-        let requests = self.requests.values().filter_map(|request| request.requester.deadline());
+        let requests = self.requests.values().filter_map(|request| request.replicas.deadline());
         let others = [self.membership.next_deadline(), self.holdings.deadline(), self.stages.deadline()];
         requests.chain(others.into_iter().flatten()).fold(self.announcer.next_deadline(), Time::min)
     }
@@ -157,7 +158,7 @@ impl Node {
         self.tick_holdings(now);
         self.tick_stages(now);
         for request in self.requests.keys().copied().collect::<Vec<_>>() {
-            self.with_request(request, now, |requester: &mut Requester, _| requester.on_tick(now));
+            self.with_request(request, now, |replicas: &mut Replicas, _| replicas.on_tick(now));
         }
     }
 }

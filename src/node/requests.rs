@@ -27,12 +27,13 @@ use crate::routing;
 use crate::routing::Holder;
 use crate::routing::NoRoute;
 use crate::routing::View;
-use crate::session::requester::Effect;
+use crate::session::replicas::Effect;
+use crate::session::replicas::Replicas;
 use crate::session::requester::Fault;
 use crate::session::requester::Job;
-use crate::session::requester::Requester;
 use crate::session::streams::StreamIds;
 use crate::units::UnitRange;
+use crate::wire::control::Commits;
 use crate::wire::profile::HoldingState;
 
 /// The round trip between peers that nobody measured (arbitrary: a continent's).
@@ -44,17 +45,19 @@ const DEFAULT_PER_UNIT: Span = Span::millis(1);
 /// A request under way.
 #[derive(Debug)]
 pub(super) struct Request {
-    pub(super) requester: Requester,
+    pub(super) replicas: Replicas,
     trust: Trust,
+    /// The arithmetic class of its chains, if they are compared.
+    pub(super) class: Option<String>,
 }
 
 impl Node {
     pub(super) fn on_submit(&mut self, request: RequestId, session: SessionId, spec: GenerateSpec, now: Time) {
-        let trust = spec.trust;
+        let (trust, redundancy) = (spec.trust, spec.redundancy);
         match self.job(request, session, spec) {
             Ok(job) => {
-                let (requester, effects) = Requester::new(job, now);
-                self.requests.insert(request, Request { requester, trust });
+                let (replicas, effects) = Replicas::new(job, redundancy);
+                self.requests.insert(request, Request { replicas, trust, class: None });
                 self.perform_for_request(request, effects, now);
             }
             Err(failure) => self.actions.push(Action::Deliver(request, Delivery::Failed(failure))),
@@ -88,6 +91,8 @@ impl Node {
             end_of_generation: spec.end_of_generation,
             wire: spec.wire,
             patience: spec.patience,
+            rounding: None,
+            commits: Commits::No,
         })
     }
 
@@ -96,10 +101,10 @@ impl Node {
         &mut self,
         id: RequestId,
         now: Time,
-        act: impl FnOnce(&mut Requester, &mut StreamIds) -> Vec<Effect>,
+        act: impl FnOnce(&mut Replicas, &mut StreamIds) -> Vec<Effect>,
     ) {
         if let Some(request) = self.requests.get_mut(&id) {
-            let effects = act(&mut request.requester, &mut self.ids);
+            let effects = act(&mut request.replicas, &mut self.ids);
             self.perform_for_request(id, effects, now);
         }
     }
@@ -108,7 +113,8 @@ impl Node {
         let mut effects = VecDeque::from(effects);
         while let Some(effect) = effects.pop_front() {
             match effect {
-                Effect::Plan => effects.extend(self.plan(id, now)),
+                Effect::Begin(redundancy) => effects.extend(self.plan_all(id, redundancy, now)),
+                Effect::Plan(index) => effects.extend(self.plan(id, index, now)),
                 Effect::OpenControl(stream, peer) => {
                     self.owners.insert(stream, Owner::Request(id));
                     self.actions.push(Action::OpenControl(stream, peer));
@@ -121,11 +127,11 @@ impl Node {
                 Effect::Token { position, token, logprobs } => {
                     self.deliver(id, Delivery::Token { position, token, logprobs });
                 }
-                Effect::Owe { positions, lines } => {
+                Effect::Caught(lie) => self.deliver(id, Delivery::Caught(lie)),
+                Effect::Owe { session, positions, lines } => {
                     if let Some(request) = self.requests.get(&id) {
-                        let job = request.requester.job();
-                        let debt = Debt { request: id, session: job.session, model: job.model, positions, lines };
-                        self.owe(debt, now);
+                        let model = request.replicas.job().model;
+                        self.owe(Debt { request: id, session, model, positions, lines }, now);
                     }
                 }
                 Effect::Praise(peer) => self.tell_membership(Event::PeerSucceeded(peer), now),
@@ -149,30 +155,14 @@ impl Node {
             let failure = match fault {
                 Fault::Unreachable => Failure::Dial,
                 Fault::Broke => Failure::Lease,
+                Fault::Lied => Failure::Lie,
             };
             self.tell_membership(Event::PeerFailed { peer, failure }, now);
         }
     }
 
-    fn plan(&mut self, id: RequestId, now: Time) -> Vec<Effect> {
-        let Some(request) = self.requests.get(&id) else { return Vec::new() };
-        let view = self.view(request, now);
-        let planned = match request.requester.survivors() {
-            Some(survivors) => routing::mend(&view, &survivors),
-            None => routing::plan(&view),
-        };
-        let Some(request) = self.requests.get_mut(&id) else { return Vec::new() };
-        match planned {
-            Ok(plan) => request.requester.lease(plan.chain, &mut self.ids, now),
-            Err(no_route) => {
-                let units = request.requester.job().shape.units();
-                request.requester.no_chain(no_cover(no_route, units), now)
-            }
-        }
-    }
-
-    fn view(&self, request: &Request, now: Time) -> View {
-        let job = request.requester.job();
+    pub(super) fn view(&self, request: &Request, now: Time) -> View {
+        let job = request.replicas.job();
         let holders = self.holders(job.model, now);
         View {
             me: self.me,
@@ -181,8 +171,8 @@ impl Node {
             default_per_unit: usual_pace(&holders),
             holders,
             default_round_trip: DEFAULT_ROUND_TRIP,
-            avoid: request.requester.avoided(),
-            severed: request.requester.severed().clone(),
+            avoid: BTreeSet::new(),
+            severed: BTreeSet::new(),
             trust: self.trusted(request.trust),
             seed: seed(job.session),
         }
@@ -263,7 +253,7 @@ fn seed(session: SessionId) -> u64 {
     session.as_bytes().iter().take(8).fold(0, |seed, &byte| seed << 8 | u64::from(byte))
 }
 
-fn no_cover(no_route: NoRoute, units: u16) -> GenerateFailure {
+pub(super) fn no_cover(no_route: NoRoute, units: u16) -> GenerateFailure {
     match no_route {
         NoRoute::Uncovered { missing, excluded } if missing.is_empty() => {
             GenerateFailure::NoCover { missing: excluded, held_by_untrusted: true }

@@ -41,6 +41,7 @@ use crate::wire::control::Reconfigure;
 use crate::wire::hop::HopBack;
 use crate::wire::hop::HopOpen;
 use crate::wire::hop::HopRefusal;
+use crate::wire::signed::Signed;
 
 /// How long a stream may be open without the offer that it is for.
 const OFFER_WAIT: Span = Span::seconds(10);
@@ -419,6 +420,12 @@ impl Node {
                     self.actions.push(Action::OpenHop(stream, peer, open));
                 }
                 Effect::Send(stream, message) => self.send(stream, message),
+                Effect::Commit(stream, commitment) => {
+                    // Made by this peer, in its own name.
+                    if let Ok(signed) = Signed::seal(&*commitment, &self.config.identity, self.config.network) {
+                        self.send(stream, Outgoing::FromStage(FromStage::Committed(Box::new(signed))));
+                    }
+                }
                 Effect::Close(stream) => self.close(stream),
                 Effect::Store(entry) => self.on_settlement(key, *entry, now),
                 Effect::Free => {

@@ -82,7 +82,7 @@ impl Node {
 
     fn on_from_stage(&mut self, stream: StreamId, message: FromStage, now: Time) {
         if let Some(Owner::Request(request)) = self.owners.get(&stream).copied() {
-            self.with_request(request, now, |requester, _| requester.on_message(stream, message, now));
+            self.with_request(request, now, |replicas, _| replicas.on_message(stream, message, now));
         }
     }
 
@@ -104,14 +104,14 @@ impl Node {
     /// What was queued meanwhile is on its way.
     fn on_opened(&mut self, stream: StreamId, now: Time) {
         if let Some(Owner::Request(request)) = self.owners.get(&stream).copied() {
-            self.with_request(request, now, |requester, _| requester.on_opened(stream, now));
+            self.with_request(request, now, |replicas, _| replicas.on_opened(stream, now));
         }
     }
 
     fn on_open_failed(&mut self, stream: StreamId, failure: OpenFailure, now: Time) {
         match self.owners.remove(&stream) {
             Some(Owner::Request(request)) => {
-                self.with_request(request, now, |requester, _| requester.on_open_failed(stream, failure, now));
+                self.with_request(request, now, |replicas, _| replicas.on_open_failed(stream, failure, now));
             }
             Some(Owner::Downstream(key)) => self.with_stage(key, now, |stage| stage.on_downstream_lost()),
             // Those arrived, so they were open.
@@ -122,7 +122,7 @@ impl Node {
     fn on_closed(&mut self, stream: StreamId, cause: CloseCause, now: Time) {
         match self.owners.remove(&stream) {
             Some(Owner::Request(request)) => {
-                self.with_request(request, now, |requester, _| requester.on_closed(stream, cause, now));
+                self.with_request(request, now, |replicas, _| replicas.on_closed(stream, cause, now));
             }
             Some(Owner::Control(key)) => self.with_stage(key, now, |stage| stage.on_control_closed()),
             Some(Owner::Downstream(key)) => self.with_stage(key, now, |stage| stage.on_downstream_lost()),

@@ -6,4 +6,5 @@ mod breach;
 mod leaving;
 mod loss;
 mod mending;
+mod redundancy;
 mod ring;

@@ -3,6 +3,7 @@
 //! [`plan`] is a function of a [`View`]: what peers hold, how fast they say they are, how long they let one wait, and
 //! how far they are from each other. The cost of a chain is the time one token takes round its ring.
 
+mod apart;
 mod graph;
 mod mend;
 
@@ -11,6 +12,10 @@ use std::collections::BTreeSet;
 
 use crate::amounts::Span;
 use crate::ids::PeerKey;
+pub use crate::routing::apart::Apart;
+pub use crate::routing::apart::TooFew;
+pub use crate::routing::apart::apart;
+pub use crate::routing::apart::several;
 use crate::routing::graph::Graph;
 pub use crate::routing::mend::mend;
 use crate::units::BadChain;

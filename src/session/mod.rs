@@ -19,12 +19,14 @@
 //!            ──Feed───────▶ driver        the accepted tokens from there
 //! ```
 //!
-//! [`requester::Requester`] leads one generation; [`stage::LeasedStage`] serves one stage of one. Each takes what happened and
+//! [`requester::Requester`] leads one generation; [`replicas::Replicas`] shows what several of the same bring, compared;
+//! [`stage::LeasedStage`] serves one stage of one. Each takes what happened and
 //! the time, and answers with effects to be performed in order. Neither knows who carries its messages.
 
 pub mod blame;
 pub mod ending;
 pub mod outcome;
+pub mod replicas;
 pub mod requester;
 pub mod stage;
 pub mod step;

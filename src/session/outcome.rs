@@ -8,10 +8,12 @@ use crate::ids::PeerKey;
 use crate::units::Chain;
 use crate::units::Stage;
 use crate::units::UnitRange;
+use crate::wire::commitment::Commitment;
 use crate::wire::control::DeclineReason;
 use crate::wire::control::StageFailure;
 use crate::wire::control::StageReport;
 use crate::wire::control::TailFinish;
+use crate::wire::signed::Signed;
 
 /// How a generation ended, and what it cost.
 #[derive(Clone, Debug, PartialEq)]
@@ -22,6 +24,67 @@ pub struct Finish {
     pub stages: Vec<Option<StageReport>>,
     /// What is owed for the session, in chain order.
     pub owed: Vec<Mflop>,
+    /// With redundancy, every chain that computed the answer; first the one that the other fields are about.
+    pub replicas: Vec<ReplicaReport>,
+    /// The lies that were found.
+    pub lies: Vec<Lie>,
+}
+
+impl Finish {
+    /// One of which nothing is known but the reason.
+    pub const fn of(reason: TailFinish) -> Self {
+        Self { reason, stages: Vec::new(), owed: Vec::new(), replicas: Vec::new(), lies: Vec::new() }
+    }
+}
+
+/// One of the chains that computed an answer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ReplicaReport {
+    /// The chain.
+    pub chain: Chain,
+    /// What each stage reports, in chain order; `None` where no report came in time.
+    pub stages: Vec<Option<StageReport>>,
+    /// What is owed for the session, in chain order.
+    pub owed: Vec<Mflop>,
+    /// How many of the tokens that were shown it computed as well.
+    pub tokens: u32,
+    /// What became of it.
+    pub fate: Fate,
+}
+
+/// What became of one of the chains that computed an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// It computed the answer.
+    Agreed,
+    /// It was lost on the way, or given up while it was being mended.
+    Lost,
+    /// It computed something else.
+    Outvoted,
+}
+
+/// Something that two chains computed differently, though it can only be computed in one way.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Lie {
+    /// Who lied: one stage, or several of which one did.
+    pub suspects: Vec<Stage>,
+    /// Whether it is certain.
+    pub certainty: Certainty,
+    /// What was computed for the positions before this one differs, or the token at it.
+    pub position: Position,
+    /// What they signed, the suspects first and then those that contradict them. Empty where they have not signed.
+    pub evidence: Vec<Signed<Commitment>>,
+}
+
+/// Whether it is certain who lied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Certainty {
+    /// It signed that it received what others did, and that it made something else of it.
+    Proven,
+    /// The stages contradict each other, and others contradict the chain that they are in.
+    OneOfThem,
+    /// Two chains contradict each other, and nobody else was asked.
+    Undecided,
 }
 
 /// An answer that goes on in another chain.
@@ -120,6 +183,28 @@ pub enum GenerateFailure {
         /// What it served.
         range: UnitRange,
     },
+    /// As many chains as were asked for, each of other peers, are not to be had.
+    #[error("{asked} chains of different peers were asked for, and {found} found{}", lacking(missing))]
+    TooFewReplicas {
+        /// How many were asked for.
+        asked: u8,
+        /// How many there are.
+        found: u8,
+        /// Units of which one more holder is needed.
+        missing: Vec<UnitRange>,
+    },
+    /// Two chains computed different things, and it could not be found out in time who is right; or what was shown was wrong.
+    #[error("peers {} and {} serving units {range} computed different things for position {position}", one.short(), other.short())]
+    Disputed {
+        /// One peer that may be wrong.
+        one: PeerKey,
+        /// The other.
+        other: PeerKey,
+        /// What they serve.
+        range: UnitRange,
+        /// Where they differ.
+        position: Position,
+    },
     /// The user cancelled.
     #[error("cancelled")]
     Cancelled,
@@ -129,6 +214,10 @@ pub enum GenerateFailure {
     /// This peer is leaving.
     #[error("this peer is shutting down")]
     Draining,
+}
+
+fn lacking(ranges: &[UnitRange]) -> String {
+    if ranges.is_empty() { String::new() } else { format!(": units {} have no more holders", list(ranges)) }
 }
 
 fn list(ranges: &[UnitRange]) -> String {

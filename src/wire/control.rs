@@ -20,7 +20,9 @@ use crate::ids::StageIndex;
 use crate::ids::Token;
 use crate::shape::WireDtype;
 use crate::units::Chain;
+use crate::wire::commitment::Commitment;
 use crate::wire::credit::CreditEntry;
+use crate::wire::signed::Signed;
 
 mod codec;
 mod offer_codec;
@@ -86,6 +88,8 @@ pub enum FromStage {
     HopBroken(HopBroken),
     /// The stage is about to leave. It computes until it is let go, or has to go.
     Leaving,
+    /// What it received and what it made of it, if the offer asked for that.
+    Committed(Box<Signed<Commitment>>),
 }
 
 /// Asks for a lease on one stage of a chain.
@@ -111,6 +115,19 @@ pub struct Offer {
     pub sampling: Option<TailOffer>,
     /// Whether the session begins with this chain.
     pub begins: Begins,
+    /// Whether the stage is to commit itself.
+    pub commits: Commits,
+}
+
+/// Whether a stage commits itself to what it receives and sends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Commits {
+    /// Nobody compares it with another.
+    #[default]
+    No,
+    /// At every multiple of [`COMMIT_EVERY`](crate::wire::commitment::COMMIT_EVERY) positions, at the end of the prompt, and at
+    /// every step after it.
+    Yes,
 }
 
 /// Whether a session begins with a chain.

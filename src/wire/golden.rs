@@ -17,6 +17,7 @@ use crate::ids::Step;
 use crate::ids::Token;
 use crate::wire::control::Begins;
 use crate::wire::control::Break;
+use crate::wire::control::Commits;
 use crate::wire::control::Decline;
 use crate::wire::control::DeclineReason;
 use crate::wire::control::Feed;
@@ -89,7 +90,7 @@ impl Golden {
             Self::Hello(_) => Self::Hello(Hello::decode(bytes).unwrap()),
             Self::Gossip(_) => Self::Gossip(Gossip::decode(bytes, samples::network()).unwrap()),
             Self::ToStage(_) => Self::ToStage(ToStage::decode(bytes, samples::network()).unwrap()),
-            Self::FromStage(_) => Self::FromStage(FromStage::decode(bytes).unwrap()),
+            Self::FromStage(_) => Self::FromStage(FromStage::decode(bytes, samples::network()).unwrap()),
             Self::HopOpen(_) => Self::HopOpen(HopOpen::decode(bytes).unwrap()),
             Self::HopForward(_) => {
                 let (header, payload) = bytes[1..].split_at(bytes[0].into());
@@ -112,6 +113,7 @@ fn control() -> Vec<(&'static str, Golden)> {
     let last = TokenOut { finish: Some(TailFinish::EndOfGeneration), ..samples::token_out() };
     let too_little = SettleRefusal::TooLittle { counted: Mflop(5_000) };
     let rejoins = Offer { begins: Begins::Earlier, ..samples::offer() };
+    let commits = Offer { commits: Commits::Yes, ..samples::offer() };
     let resume = Resume { epoch: Epoch(3), keep: Position(129), next_keep: Position(0) };
     let broken = HopBroken { epoch: Epoch(2), stage, peer, how: Break::Breach };
     vec![
@@ -121,6 +123,8 @@ fn control() -> Vec<(&'static str, Golden)> {
         ("from-stage-rejoined", Golden::FromStage(FromStage::Rejoined(samples::rejoined()))),
         ("from-stage-broken", Golden::FromStage(FromStage::HopBroken(broken))),
         ("from-stage-leaving", Golden::FromStage(FromStage::Leaving)),
+        ("to-stage-commits", Golden::ToStage(ToStage::Offer(Box::new(commits)))),
+        ("from-stage-committed", Golden::FromStage(FromStage::Committed(Box::new(samples::commitment())))),
         ("to-stage-offer", Golden::ToStage(ToStage::Offer(Box::new(samples::offer())))),
         ("to-stage-feed", Golden::ToStage(ToStage::Feed(feed))),
         ("to-stage-ping", Golden::ToStage(ToStage::Ping(6))),

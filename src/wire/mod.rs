@@ -11,6 +11,7 @@
 
 pub mod bad;
 pub mod card;
+pub mod commitment;
 pub mod control;
 pub mod credit;
 pub mod fetch;

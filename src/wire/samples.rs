@@ -10,6 +10,7 @@ use crate::ids::Epoch;
 use crate::ids::ModelId;
 use crate::ids::NetworkId;
 use crate::ids::PeerKey;
+use crate::ids::RowsHash;
 use crate::ids::SessionId;
 use crate::ids::StageIndex;
 use crate::ids::Step;
@@ -25,7 +26,9 @@ use crate::units::Chain;
 use crate::units::Stage;
 use crate::units::UnitRange;
 use crate::wire::card::ModelCard;
+use crate::wire::commitment::Commitment;
 use crate::wire::control::Begins;
+use crate::wire::control::Commits;
 use crate::wire::control::Offer;
 use crate::wire::control::Reconfigure;
 use crate::wire::control::Rejoined;
@@ -168,12 +171,27 @@ pub(super) fn offer() -> Offer {
         expires_after: Span::seconds(30),
         sampling: Some(tail_offer()),
         begins: Begins::Here,
+        commits: Commits::No,
     }
 }
 
 /// Of the same chain, in a newer version.
 pub(super) fn reconfigure() -> Reconfigure {
     Reconfigure { epoch: Epoch(3), chain: offer().chain, stage: StageIndex(1), known: Position(130) }
+}
+
+pub(super) fn commitment() -> Signed<Commitment> {
+    let commitment = Commitment {
+        peer: identity().peer(),
+        session: session(),
+        epoch: Epoch(2),
+        model: ModelId::new([0xa1; 32]),
+        range: range(2, 5),
+        end: Position(256),
+        received: RowsHash::new([0x11; 32]),
+        sent: RowsHash::new([0x22; 32]),
+    };
+    Signed::seal(&commitment, &identity(), network()).unwrap()
 }
 
 pub(super) fn rejoined() -> Rejoined {

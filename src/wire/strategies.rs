@@ -16,6 +16,7 @@ use crate::ids::BootSeq;
 use crate::ids::Epoch;
 use crate::ids::ModelId;
 use crate::ids::PeerKey;
+use crate::ids::RowsHash;
 use crate::ids::SessionId;
 use crate::ids::StageIndex;
 use crate::ids::Step;
@@ -30,8 +31,10 @@ use crate::units::Chain;
 use crate::units::Stage;
 use crate::units::UnitRange;
 use crate::wire::card::ModelCard;
+use crate::wire::commitment::Commitment;
 use crate::wire::control::Begins;
 use crate::wire::control::Break;
+use crate::wire::control::Commits;
 use crate::wire::control::Decline;
 use crate::wire::control::DeclineReason;
 use crate::wire::control::Feed;
@@ -268,6 +271,7 @@ fn offer() -> impl Strategy<Value = Offer> {
                 expires_after: Span(expires),
                 sampling: (stage == chain.tail()).then_some(sampling),
                 begins: if rounded[0] { Begins::Earlier } else { Begins::Here },
+                commits: if rounded[119] { Commits::Yes } else { Commits::No },
                 chain,
             }
         },
@@ -350,6 +354,16 @@ fn report() -> impl Strategy<Value = StageReport> {
     })
 }
 
+fn commitment() -> impl Strategy<Value = Signed<Commitment>> {
+    let hash = || any::<[u8; 32]>().prop_map(RowsHash::new);
+    let parts = (any::<u32>(), model(), range(), 1..=u32::MAX);
+    (session(), parts, hash(), hash()).prop_map(|(session, (epoch, model, range, end), received, sent)| {
+        let (peer, epoch, end) = (samples::identity().peer(), Epoch(epoch), Position(end));
+        let commitment = Commitment { peer, session, epoch, model, range, end, received, sent };
+        Signed::seal(&commitment, &samples::identity(), samples::network()).unwrap()
+    })
+}
+
 fn from_stage() -> impl Strategy<Value = FromStage> {
     prop_oneof![
         Just(FromStage::Accept),
@@ -364,6 +378,7 @@ fn from_stage() -> impl Strategy<Value = FromStage> {
         rejoined().prop_map(FromStage::Rejoined),
         broken().prop_map(FromStage::HopBroken),
         Just(FromStage::Leaving),
+        commitment().prop_map(|signed| FromStage::Committed(Box::new(signed))),
     ]
 }
 
@@ -534,7 +549,7 @@ proptest! {
 
     #[test]
     fn a_word_from_a_stage_reads_back_what_it_says(message in from_stage()) {
-        prop_assert_eq!(FromStage::decode(&message.encode()), Ok(message));
+        prop_assert_eq!(FromStage::decode(&message.encode(), samples::network()), Ok(message));
     }
 
     #[test]

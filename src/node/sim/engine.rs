@@ -40,6 +40,10 @@ pub(super) struct ToyEngine {
     slow: u64,
     /// When each batch began and ended, and how many steps it had.
     pub(super) batches: Vec<(Time, Time, usize)>,
+    /// From which position on it computes something else than it is asked for.
+    pub(super) lies_from: Option<Position>,
+    /// The first position for which it did, by session.
+    pub(super) lied: BTreeMap<SessionId, Position>,
 }
 
 /// A stage of one session.
@@ -67,6 +71,12 @@ impl ToyEngine {
     /// The sessions that it holds something of.
     pub(super) fn holds(&self) -> BTreeSet<SessionId> {
         self.stages.keys().map(|key| key.session).collect()
+    }
+
+    /// The process is gone; the machine stays as it is.
+    pub(super) fn die(&mut self) {
+        let (lies_from, lied) = (self.lies_from, std::mem::take(&mut self.lied));
+        *self = Self { lies_from, lied, ..Self::default() };
     }
 
     pub(super) fn slow(&mut self, factor: u64) {
@@ -104,6 +114,7 @@ impl ToyEngine {
             let share = PACE.times(self.slow.max(1) * rows.len() as u64);
             let toy = self.stages.get_mut(&key);
             let output = toy.ok_or(StepFailure::BadInput).and_then(|toy| toy.step(first, rows, wanted));
+            let output = output.map(|output| self.falsify(key.session, first, end, output));
             self.free_at = self.free_at.max(now).after(share);
             done.push((key, end, output, share));
         }
@@ -114,6 +125,28 @@ impl ToyEngine {
             Err(failure) => (at, EngineInput::StepFailed(key, failure)),
         };
         done.into_iter().map(answer).collect()
+    }
+}
+
+impl ToyEngine {
+    /// What it says in the place of what it has computed, from some position on.
+    fn falsify(&mut self, session: SessionId, first: Position, end: Position, output: StepOutput) -> StepOutput {
+        let Some(from) = self.lies_from.filter(|from| *from < end) else { return output };
+        let (at, told) = match output {
+            StepOutput::Hidden(payload) => {
+                let row = payload.len() / end.minus(first).0 as usize;
+                let honest = from.minus(first).0 as usize * row;
+                let (kept, changed) = payload.split_at(honest);
+                let told = kept.iter().copied().chain(changed.iter().map(|byte| !byte)).collect();
+                (from.max(first), StepOutput::Hidden(told))
+            }
+            StepOutput::Sampled { token, logprobs } => {
+                (end, StepOutput::Sampled { token: Token(10 + (token.0 + 1) % 500), logprobs })
+            }
+            StepOutput::Nothing => return StepOutput::Nothing,
+        };
+        self.lied.entry(session).or_insert(at);
+        told
     }
 }
 

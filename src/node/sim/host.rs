@@ -80,7 +80,7 @@ impl Host {
     pub(super) fn die(&mut self) {
         self.life += 1;
         self.node = None;
-        self.engine = ToyEngine::default();
+        self.engine.die();
         self.doomed = None;
         self.is_frozen = false;
         self.leaving = None;

@@ -22,9 +22,11 @@ use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 
 use crate::amounts::Bytes;
+use crate::amounts::Position;
 use crate::amounts::Span;
 use crate::amounts::Time;
 use crate::ids::PeerKey;
+use crate::ids::ReplicaIndex;
 use crate::ids::RequestId;
 use crate::ids::SessionId;
 use crate::ids::StreamId;
@@ -38,6 +40,7 @@ use crate::node::io::GenerateSpec;
 use crate::node::io::HoldPolicy;
 use crate::node::io::Input;
 use crate::node::io::Outgoing;
+use crate::node::io::Redundancy;
 use crate::node::io::StreamInput;
 use crate::node::sim::agenda::Agenda;
 use crate::node::sim::agenda::Event;
@@ -55,8 +58,10 @@ use crate::node::sim::network::End;
 use crate::node::sim::network::IDLE;
 use crate::node::sim::network::Network;
 use crate::node::sim::trace::Trace;
+use crate::session::replicas::session_of;
 use crate::units::Chain;
 use crate::units::UnitRange;
+use crate::wire::control::ToStage;
 use crate::wire::gossip::Gossip;
 
 pub(super) use crate::node::sim::engine::generate;
@@ -73,6 +78,9 @@ const MAX_INPUTS: usize = 400_000;
 
 /// How long an entry takes to the disk, and the word of it back.
 const DISK: (Span, Span) = (Span::millis(1), Span(200));
+
+/// Chains that one answer begins with, at most.
+const CHAINS: u16 = 3;
 
 /// How long peers take to find each other again.
 const REDIAL: Span = Span::millis(300);
@@ -95,6 +103,10 @@ pub(super) struct World {
     requests: u64,
     /// Whom each was asked of.
     asked: BTreeMap<RequestId, (PeerKey, Life)>,
+    /// The sessions in which the same is computed as in the first one of a request.
+    sessions: BTreeMap<SessionId, (RequestId, u16)>,
+    /// The chains that compute the same answer as the first.
+    compared: BTreeMap<(RequestId, u16), Chain>,
     inputs: usize,
     trace: Trace,
     /// How often what befell a chain.
@@ -120,6 +132,8 @@ impl World {
             network: Network::new(Chance::new(seed), max_delay),
             requests: 0,
             asked: BTreeMap::new(),
+            sessions: BTreeMap::new(),
+            compared: BTreeMap::new(),
             inputs: 0,
             trace: Trace::default(),
             struck: BTreeMap::new(),
@@ -181,6 +195,9 @@ impl World {
             return request;
         }
         self.asked.insert(request, (peer, self.hosts[&peer].life));
+        for index in (1..CHAINS).filter(|_| spec.redundancy != Redundancy::NONE) {
+            self.sessions.insert(session_of(session, ReplicaIndex(index)), (request, index));
+        }
         self.see(&Seen::Submitted { request, session, peer, spec: &spec });
         self.input(peer, Input::Submit { request, session, spec });
         request
@@ -194,6 +211,11 @@ impl World {
     /// The process stands still; its connections stay.
     pub(super) fn freeze(&mut self, name: u8) {
         self.befall(Fault::Freeze(key(name)));
+    }
+
+    /// From a position on, its engine computes something else than it is asked for.
+    pub(super) fn lie(&mut self, name: u8, from: Position) {
+        self.host(key(name)).engine.lies_from = Some(from);
     }
 
     pub(super) fn thaw(&mut self, name: u8) {
@@ -488,6 +510,11 @@ impl World {
     }
 
     fn carry(&mut self, from: End, mut message: Outgoing) {
+        if let Outgoing::ToStage(ToStage::Offer(offer)) = &message
+            && let Some(&compared) = self.sessions.get(&offer.session)
+        {
+            self.compared.insert(compared, offer.chain.clone());
+        }
         if let Some(tamper) = &mut self.tamper {
             tamper(from.0, &mut message);
         }
@@ -522,7 +549,7 @@ impl World {
 
     /// Strikes a stage of a chain that an answer is on its way through, if there is any.
     fn strike(&mut self, Blow { kind, lasts }: Blow) {
-        let chains: Vec<(PeerKey, Chain)> = self.asked.keys().filter_map(|request| self.under_way(*request)).collect();
+        let chains: Vec<(PeerKey, Chain)> = self.asked.keys().flat_map(|request| self.under_way(*request)).collect();
         if chains.is_empty() {
             return;
         }
@@ -547,8 +574,16 @@ impl World {
         }
     }
 
-    /// Who asked, and the chain that the answer is on its way through.
-    fn under_way(&self, request: RequestId) -> Option<(PeerKey, Chain)> {
+    /// Who asked, and the chains that the answer is on its way through.
+    fn under_way(&self, request: RequestId) -> Vec<(PeerKey, Chain)> {
+        let first = self.first_under_way(request);
+        let of_request = self.compared.range((request, 0)..(request, u16::MAX));
+        let others = first.iter().flat_map(|(peer, _)| of_request.clone().map(|(_, chain)| (*peer, chain.clone())));
+        let others: Vec<_> = others.collect();
+        first.into_iter().chain(others).collect()
+    }
+
+    fn first_under_way(&self, request: RequestId) -> Option<(PeerKey, Chain)> {
         let (peer, _) = self.asked.get(&request).filter(|_| self.is_asked(request) && !self.ended(request))?;
         let chain = self.deliveries(request).into_iter().rev().find_map(|(_, delivery)| match delivery {
             Delivery::Started(chain) => Some(chain.clone()),

@@ -5,13 +5,16 @@ use std::collections::BTreeSet;
 use std::mem;
 
 use crate::amounts::Bytes;
+use crate::amounts::Position;
 use crate::amounts::Span;
 use crate::amounts::Time;
 use crate::ids::PeerKey;
 use crate::ids::RequestId;
 use crate::node::config::Limits;
 use crate::node::io::Delivery;
+use crate::node::io::GenerateSpec;
 use crate::node::io::HoldPolicy;
+use crate::node::io::Redundancy;
 use crate::node::sim::World;
 use crate::node::sim::agenda::Event;
 use crate::node::sim::chance::Chance;
@@ -55,6 +58,8 @@ pub(super) struct Report {
     pub(super) lasted: Span,
     /// How many chains took the place of broken ones.
     pub(super) mended: u64,
+    /// How many lies were found.
+    pub(super) caught: u64,
 }
 
 /// A run that is about to be made.
@@ -88,6 +93,29 @@ pub(super) fn run_departures(seed: u64) -> Report {
     scenario.run(seed)
 }
 
+/// Runs a scenario in which one peer lies and nothing else is wrong, but that some are slow.
+pub(super) fn run_lies(seed: u64) -> Report {
+    let mut scenario = Scenario::of(seed, 3);
+    let liar = scenario.chance.pick(&scenario.holders.clone());
+    let from = scenario.chance.pick(&[0, 3, 150, 300, 700]) + scenario.chance.below(100);
+    scenario.world.host(liar).engine.lies_from = Some(Position(from as u32));
+    scenario.world.invariants = Invariants::among_liars([liar].into());
+    for _ in 0..1 + scenario.chance.below(3) {
+        let at = scenario.world.now.after(scenario.chance.span(Span::ZERO, Span::seconds(10)));
+        let spec = scenario.question();
+        let redundancy = scenario.redundancy();
+        let peer = scenario.askers[0];
+        scenario.world.agenda.schedule(at, Event::Ask(peer, Box::new(GenerateSpec { redundancy, ..spec })));
+    }
+    let safe = scenario.world.now.after(SAFETY);
+    scenario.pass_until(safe, |_| false);
+    let latest = scenario.world.now.after(LIVENESS);
+    scenario.pass_until(latest, |world| (0..world.requests).map(RequestId).all(|request| world.ended(request)));
+    let latest = scenario.world.now.after(AFTERMATH);
+    scenario.pass_until(latest, |_| false);
+    scenario.report(seed)
+}
+
 impl Scenario {
     /// Lets what was planned happen, then makes all of it right and waits for what is under way.
     fn run(mut self, seed: u64) -> Report {
@@ -106,26 +134,33 @@ impl Scenario {
     }
 
     fn new(seed: u64) -> Self {
+        let mut scenario = Self::of(seed, 2);
+        if scenario.chance.percent(40) {
+            let holder = scenario.chance.pick(&scenario.holders);
+            scenario.askers.push(holder);
+        }
+        scenario.world.invariants = Invariants::all();
+        scenario
+    }
+
+    /// A mesh in which every part of the model has so many holders, or one more.
+    fn of(seed: u64, holders_of_each: u64) -> Self {
         let mut chance = Chance::new(seed);
         let delay = chance.pick(&[Span::millis(1), Span::millis(8), Span::millis(40)]);
         let mut world = World::new(chance.next(), delay);
         let columns = columns(&mut chance);
         let mut holders = Vec::new();
         for range in columns {
-            for _ in 0..2 + chance.below(2) {
+            for _ in 0..holders_of_each + chance.below(2) {
                 let name = holders.len() as u8 + 1;
                 let range = if chance.percent(20) { wider(range) } else { range };
                 add(&mut world, name, &[range], &mut chance);
                 holders.push(setting::key(name));
             }
         }
-        let mut askers = vec![setting::key(100)];
+        let askers = vec![setting::key(100)];
         add(&mut world, 100, &[], &mut chance);
-        if chance.percent(40) {
-            askers.push(chance.pick(&holders));
-        }
         world.run_for(Span::seconds(3));
-        world.invariants = Invariants::all();
         Self { chance, world, holders, askers, faults: BTreeMap::new() }
     }
 
@@ -134,17 +169,29 @@ impl Scenario {
         for _ in 0..1 + self.chance.below(4) {
             let at = self.world.now.after(self.chance.span(Span::ZERO, Span::seconds(10)));
             let peer = self.chance.pick(&self.askers);
-            let length = 1 + if self.chance.percent(50) { self.chance.below(20) } else { self.chance.below(900) };
-            let mut spec = setting::spec(setting::prompt(length as u32), 1 + self.chance.below(200) as u32);
-            spec.patience = PATIENCE;
-            if self.chance.percent(25) {
-                spec.wire = WireDtype::F16;
-            }
-            if self.chance.percent(40) {
-                spec.parameters = SamplingParameters { repetition_penalty: 1.1, ..SamplingParameters::default() };
+            let mut spec = self.question();
+            if self.chance.percent(30) {
+                spec.redundancy = self.redundancy();
             }
             self.world.agenda.schedule(at, Event::Ask(peer, Box::new(spec)));
         }
+    }
+
+    fn question(&mut self) -> GenerateSpec {
+        let length = 1 + if self.chance.percent(50) { self.chance.below(20) } else { self.chance.below(900) };
+        let mut spec = setting::spec(setting::prompt(length as u32), 1 + self.chance.below(200) as u32);
+        spec.patience = PATIENCE;
+        if self.chance.percent(25) {
+            spec.wire = WireDtype::F16;
+        }
+        if self.chance.percent(40) {
+            spec.parameters = SamplingParameters { repetition_penalty: 1.1, ..SamplingParameters::default() };
+        }
+        spec
+    }
+
+    fn redundancy(&mut self) -> Redundancy {
+        Redundancy::new(2 + self.chance.below(2) as u8).expect("two and three chains can be asked for")
     }
 
     /// Faults over the safety phase; many runs have only some of the kinds, so that each is also met alone.
@@ -259,8 +306,9 @@ impl Scenario {
         }
         let lasted = world.now.since(Time::ZERO);
         let told = world.hosts.values().flat_map(|host| &host.deliveries);
-        let mended = told.filter(|(_, _, told)| matches!(told, Delivery::Mended(_))).count() as u64;
-        Report { seed, trace: world.trace, violations: invariants.violations, faults, lasted, mended }
+        let mended = told.clone().filter(|(_, _, told)| matches!(told, Delivery::Mended(_))).count() as u64;
+        let caught = told.filter(|(_, _, told)| matches!(told, Delivery::Caught(_))).count() as u64;
+        Report { seed, trace: world.trace, violations: invariants.violations, faults, lasted, mended, caught }
     }
 }
 

@@ -17,6 +17,7 @@ use crate::mutants::plant;
 use crate::node::sim::scenario::Report;
 use crate::node::sim::scenario::run;
 use crate::node::sim::scenario::run_departures;
+use crate::node::sim::scenario::run_lies;
 
 /// The seeds that every change is held against.
 const SEEDS: Range<u64> = 0..400;
@@ -56,6 +57,23 @@ fn no_seed_violates_an_invariant() {
     assert!(failed.is_empty(), "{failed}");
     assert!(mended > 0 || seeds().count() < 10, "{faults:?}");
     println!("{lasted} of virtual time, {mended} chains mended, {faults:?}");
+}
+
+/// With two chains a lie is found, with three outvoted; and nobody honest is taken for a liar.
+#[test]
+fn no_seed_lets_a_lie_pass() {
+    let (mut failed, mut caught) = (String::new(), 0);
+    for report in seeds().step_by(4).map(run_lies) {
+        caught += report.caught;
+        for violation in report.violations {
+            let (seed, at) = (report.seed, violation.at.0);
+            let _ = writeln!(failed, "seed {seed}: {} at {at}: {}", violation.invariant, violation.what);
+        }
+    }
+
+    assert!(failed.is_empty(), "{failed}");
+    assert!(caught > 0 || seeds().count() < 40);
+    println!("{caught} lies found");
 }
 
 /// Every planted bug is found by the usual seeds, and by an invariant.

@@ -17,6 +17,7 @@ use crate::node::config::Privacy;
 use crate::node::config::Serves;
 use crate::node::io::GenerateSpec;
 use crate::node::io::ModelFacts;
+use crate::node::io::Redundancy;
 use crate::node::io::Trust;
 use crate::placement::PlacementConfig;
 use crate::scheduler::SchedulerConfig;
@@ -80,6 +81,7 @@ pub(in crate::node) fn spec(prompt: Vec<Token>, max_tokens: u32) -> GenerateSpec
         wire: WireDtype::F32,
         trust: Trust::Known,
         patience: Span::ZERO,
+        redundancy: Redundancy::NONE,
     }
 }
 

@@ -73,6 +73,7 @@ pub(super) fn delivered(request: RequestId, delivery: &Delivery) -> (u64, u32) {
         Delivery::Failed(_) => u32::MAX - 2,
         Delivery::Waiting(_) => u32::MAX - 3,
         Delivery::Mended(_) => u32::MAX - 4,
+        Delivery::Caught(_) => u32::MAX - 5,
     };
     (request.0, what)
 }

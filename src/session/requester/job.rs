@@ -13,6 +13,7 @@ use crate::shape::WireDtype;
 use crate::units::Chain;
 use crate::units::Stage;
 use crate::wire::control::Begins;
+use crate::wire::control::Commits;
 use crate::wire::control::Feed;
 use crate::wire::control::LastFeed;
 use crate::wire::control::MAX_FEED;
@@ -45,6 +46,10 @@ pub struct Job {
     pub wire: WireDtype,
     /// How long an answer that has begun may wait for the place of a lost stage to be taken.
     pub patience: Span,
+    /// Unit boundaries at which hidden states are rounded, if that is fixed before a chain is; else where the chain is cut.
+    pub rounding: Option<Vec<(u16, WireDtype)>>,
+    /// Whether the stages commit themselves to what they receive and send.
+    pub commits: Commits,
 }
 
 impl Job {
@@ -69,22 +74,27 @@ impl Job {
     }
 
     pub(super) fn offer(&self, chain: &Chain, stage: StageIndex, epoch: Epoch, expires_after: Span) -> Offer {
-        let cuts = chain.stages().iter().skip(1).map(|stage| stage.range.start());
-        let rounding = match self.wire {
-            WireDtype::F32 => Vec::new(),
-            WireDtype::F16 => cuts.map(|unit| (unit, self.wire)).collect(),
-        };
         Offer {
             session: self.session,
             epoch,
             model: self.model,
             chain: chain.clone(),
             stage,
-            rounding,
+            rounding: self.rounding.clone().unwrap_or_else(|| self.rounding_of(chain)),
             budget: self.budget(),
             expires_after,
             sampling: (stage == chain.tail()).then(|| self.sampling()),
             begins: Begins::Here,
+            commits: self.commits,
+        }
+    }
+
+    /// Where hidden states are rounded that cross the cuts of a chain.
+    pub fn rounding_of(&self, chain: &Chain) -> Vec<(u16, WireDtype)> {
+        let cuts = chain.stages().iter().skip(1).map(|stage| stage.range.start());
+        match self.wire {
+            WireDtype::F32 => Vec::new(),
+            WireDtype::F16 => cuts.map(|unit| (unit, self.wire)).collect(),
         }
     }
 

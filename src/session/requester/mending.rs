@@ -59,6 +59,13 @@ pub(super) struct Trouble {
     before: Vec<Stage>,
 }
 
+impl Trouble {
+    /// What befalls an answer of which this requester has no chain yet.
+    pub(super) fn before_any_chain(cause: GenerateFailure, now: Time) -> Self {
+        Self { since: now, cause, missing: None, pause: PAUSE, before: Vec::new() }
+    }
+}
+
 impl Requester {
     /// Goes on without the stages that are lost and the hops that are severed, unless that has lasted too long.
     pub(super) fn mend(&mut self, cause: GenerateFailure, now: Time) {

@@ -17,6 +17,7 @@
 mod control;
 mod job;
 mod keeps;
+mod late;
 mod leasing;
 mod leaving;
 mod mending;
@@ -47,6 +48,7 @@ use crate::session::outcome::GenerateFailure;
 use crate::session::outcome::Mended;
 use crate::session::requester::control::Control;
 pub use crate::session::requester::job::Job;
+pub use crate::session::requester::late::Standing;
 use crate::session::requester::leasing::Doubt;
 use crate::session::requester::leaving::Meanwhile;
 use crate::session::requester::mending::Trouble;
@@ -57,12 +59,14 @@ use crate::session::streams::StreamIds;
 use crate::shape::WireDtype;
 use crate::units::Chain;
 use crate::units::Stage;
+use crate::wire::commitment::Commitment;
 use crate::wire::control::FromStage;
 use crate::wire::control::TailFinish;
 use crate::wire::control::ToStage;
 use crate::wire::control::TokenLogprobs;
 use crate::wire::credit::CreditEntry;
 use crate::wire::credit::CreditLine;
+use crate::wire::signed::Signed;
 
 /// How often each stage is asked whether it is alive (arbitrary).
 pub const PING: Span = Span::seconds(1);
@@ -129,6 +133,8 @@ pub enum Effect {
         /// Log-probabilities if asked for.
         logprobs: Option<TokenLogprobs>,
     },
+    /// A stage has committed itself to what it received and sent.
+    Committed(Box<Signed<Commitment>>),
     /// Sign and store what is owed; [`Requester::on_signed`] or [`Requester::on_not_signed`] answers, if it is not over.
     Owe {
         /// Positions computed.
@@ -155,6 +161,8 @@ pub enum Fault {
     Unreachable,
     /// It is connected, but does not answer, or not as the protocol says, or does not hold what it claims.
     Broke,
+    /// It did not compute what it was asked for, and others did.
+    Lied,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -521,6 +529,7 @@ impl Requester {
             FromStage::Rejoined(rejoined) => self.rejoined(index, rejoined, now),
             FromStage::HopBroken(broken) => self.hop_broken(index, broken, now),
             FromStage::Leaving => self.leaves(index, now),
+            FromStage::Committed(signed) => self.committed(index, signed, now),
             FromStage::Settled(report) => {
                 self.control(index).answered(Some(report));
                 self.settled_by_all();

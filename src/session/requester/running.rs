@@ -230,7 +230,7 @@ impl Requester {
         if let Some(reason) = *tell {
             let stages = self.controls.iter().map(|control| control.report()).collect();
             let owed = self.controls.iter().map(|control| owed(control.stage, lines));
-            let finish = Finish { reason, stages, owed: owed.collect() };
+            let finish = Finish { stages, owed: owed.collect(), ..Finish::of(reason) };
             self.effects.push(Effect::Finished(finish));
         }
         self.close_all();

@@ -10,6 +10,7 @@ use crate::shape::WireDtype;
 use crate::units::Stage;
 use crate::units::UnitRange;
 use crate::wire::control::Break;
+use crate::wire::control::Commits;
 use crate::wire::control::Decline;
 use crate::wire::control::DeclineReason;
 use crate::wire::control::Feed;
@@ -67,6 +68,8 @@ pub(super) fn job(prompt: usize) -> Job {
         end_of_generation: vec![Token(2), Token(1), Token(2)],
         wire: WireDtype::F32,
         patience: Span::ZERO,
+        rounding: None,
+        commits: Commits::No,
     }
 }
 
@@ -488,7 +491,7 @@ fn stages_that_do_not_acknowledge_are_waited_for_two_seconds() {
     let effects = requester.on_tick(requester.deadline().unwrap());
 
     assert_eq!(requester.deadline(), None);
-    let finish = Finish { reason: TailFinish::EndOfGeneration, stages: vec![None, Some(report), None], owed };
+    let finish = Finish { stages: vec![None, Some(report), None], owed, ..Finish::of(TailFinish::EndOfGeneration) };
     assert_eq!(effects[0], Effect::Finished(finish));
     assert_eq!(closed(&effects), STREAMS);
 }
@@ -502,7 +505,7 @@ fn what_is_not_signed_is_not_owed() {
     let effects = requester.on_not_signed();
 
     let owed = vec![Mflop::ZERO; 3];
-    let finish = Finish { reason: TailFinish::EndOfGeneration, stages: vec![None; 3], owed };
+    let finish = Finish { stages: vec![None; 3], owed, ..Finish::of(TailFinish::EndOfGeneration) };
     assert_eq!(effects[0], Effect::Finished(finish));
 }
 

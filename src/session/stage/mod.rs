@@ -24,6 +24,7 @@ mod rejoin;
 mod terms;
 #[cfg(test)]
 mod tests;
+mod trail;
 
 use std::collections::VecDeque;
 use std::mem;
@@ -51,14 +52,17 @@ use crate::session::stage::journal::Journal;
 use crate::session::stage::outflow::Outflow;
 use crate::session::stage::outflow::Rows;
 pub use crate::session::stage::terms::Terms;
+use crate::session::stage::trail::Trails;
 use crate::session::step::StepFailure;
 use crate::session::step::StepInput;
 use crate::session::step::StepOutput;
 use crate::session::step::StepWanted;
 use crate::session::streams::Outgoing;
 use crate::shape::WireDtype;
+use crate::wire::commitment::Commitment;
 use crate::wire::control::Begins;
 use crate::wire::control::Break;
+use crate::wire::control::Commits;
 use crate::wire::control::Decline;
 use crate::wire::control::DeclineReason;
 use crate::wire::control::FromStage;
@@ -113,6 +117,8 @@ pub enum Effect {
     OpenHop(StreamId, PeerKey, HopOpen),
     /// Send on a stream.
     Send(StreamId, Outgoing),
+    /// Sign the commitment, and send it on the stream.
+    Commit(StreamId, Box<Commitment>),
     /// Send what is queued, then end the stream.
     Close(StreamId),
     /// Hold the entry against the log and store it; then say [`LeasedStage::on_stored`] or [`LeasedStage::on_refused`].
@@ -201,6 +207,8 @@ pub struct LeasedStage {
     /// When the lease runs out.
     expires: Time,
     report: StageReport,
+    /// What it received and sent, if it is to commit itself to it.
+    trails: Option<Trails>,
     effects: Vec<Effect>,
 }
 
@@ -221,6 +229,7 @@ impl LeasedStage {
             setup: now.after(SETUP),
             expires: now.after(terms.expires_after),
             report: StageReport::default(),
+            trails: (terms.commits == Commits::Yes).then(Trails::default),
             effects: vec![Effect::Reserve],
             control,
             terms,
@@ -411,6 +420,7 @@ impl LeasedStage {
     pub fn take(&mut self, most: Position) -> Option<(TakenStep, Vec<Effect>)> {
         self.waiting()?;
         let taken = self.inflow.take(most.0.max(1))?;
+        self.note_received(taken.first, &taken.input);
         if let (Some(step), Some(stream)) = (taken.step, self.upstream) {
             self.effects.push(Effect::Send(stream, Outgoing::Back(HopBack::Taken(step))));
         }
@@ -499,12 +509,15 @@ impl LeasedStage {
         (self.length, self.reach) = (end, self.reach.max(end));
         match output {
             StepOutput::Hidden(payload) if !self.is_tail() && self.is_whole(&flight, &payload) => {
+                self.note_sent(flight.first, &payload);
                 self.pass_on(flight, payload);
+                self.commit(&flight, None);
             }
             StepOutput::Sampled { token, logprobs } if self.is_tail() && flight.sample == Sample::LastRow => {
                 self.sampled(flight, end, token, logprobs);
+                self.commit(&flight, Some(token));
             }
-            StepOutput::Nothing if self.is_tail() && flight.sample == Sample::No => {}
+            StepOutput::Nothing if self.is_tail() && flight.sample == Sample::No => self.commit(&flight, None),
             StepOutput::Hidden(_) | StepOutput::Sampled { .. } | StepOutput::Nothing => {
                 self.fail(StageFailure::Engine("an outcome that was not asked for".to_owned()));
             }

@@ -79,6 +79,7 @@ impl LeasedStage {
         let forgotten = self.terms.shape.work(self.terms.range, keep, self.length.minus(keep));
         self.rewound = self.rewound.plus(forgotten);
         self.length = keep;
+        self.rewind_trails(keep);
         if let Err(violation) = self.inflow.resume(keep) {
             self.refuse(violation);
         }

@@ -14,6 +14,7 @@ use crate::shape::WireDtype;
 use crate::units::Chain;
 use crate::units::UnitRange;
 use crate::wire::control::Begins;
+use crate::wire::control::Commits;
 use crate::wire::control::DeclineReason;
 use crate::wire::control::Offer;
 use crate::wire::control::Reconfigure;
@@ -51,6 +52,8 @@ pub struct Terms {
     pub sampling: Option<TailOffer>,
     /// Whether the session begins with this chain.
     pub begins: Begins,
+    /// Whether the stage commits itself to what it receives and sends.
+    pub commits: Commits,
     /// Unit boundaries at which hidden states are rounded. Those inside the stage are the engine's.
     pub rounding: Vec<(u16, WireDtype)>,
     /// The dtype in which hidden states come.
@@ -90,6 +93,7 @@ impl Terms {
             dtype_out: dtype_at(&offer.rounding, stage.range.end()),
             rounding: offer.rounding,
             begins: offer.begins,
+            commits: offer.commits,
             sampling: offer.sampling,
             chain: offer.chain,
         })

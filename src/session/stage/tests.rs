@@ -74,11 +74,20 @@ pub(super) fn offer(stage: u16) -> Offer {
             end_of_generation: vec![Token(2)],
         }),
         begins: Begins::Here,
+        commits: Commits::No,
     }
 }
 
 pub(super) fn terms(stage: u16) -> Terms {
     Terms::of(offer(stage), peer(9), peer(stage as u8 + 1), shape()).unwrap()
+}
+
+/// A stage whose offer says something else.
+pub(super) fn offered_with(stage: u16, change: impl FnOnce(&mut Offer)) -> LeasedStage {
+    let mut offer = offer(stage);
+    change(&mut offer);
+    let terms = Terms::of(offer, peer(9), peer(stage as u8 + 1), shape()).unwrap();
+    LeasedStage::new(terms, CONTROL, HOP, T0).0
 }
 
 pub(super) fn offered(stage: u16) -> LeasedStage {

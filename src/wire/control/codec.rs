@@ -42,7 +42,6 @@ use crate::wire::control::ToStage;
 use crate::wire::control::TokenLogprobs;
 use crate::wire::control::TokenOut;
 use crate::wire::credit::CreditEntry;
-use crate::wire::doors;
 use crate::wire::proto;
 use crate::wire::proto::PlainFailure;
 use crate::wire::proto::from_stage;
@@ -50,9 +49,34 @@ use crate::wire::proto::not_settled;
 use crate::wire::proto::stage_failure;
 use crate::wire::proto::to_stage;
 use crate::wire::same_names;
+use crate::wire::signed::Signed;
 use crate::wire::text;
 
-doors!(FromStage, MAX_CONTROL);
+impl FromStage {
+    /// The most bytes of an encoded message.
+    pub const MAX: usize = MAX_CONTROL;
+
+    /// Reads a message and checks all of it; a commitment's signature in `network` included.
+    ///
+    /// # Errors
+    /// [`BadMessage`] with the first fault found.
+    pub fn decode(bytes: &[u8], network: NetworkId) -> Result<Self, BadMessage> {
+        let message: proto::FromStage = protobuf("FromStage", Self::MAX, bytes)?;
+        match required("control answer", message.kind)? {
+            from_stage::Kind::Committed(record) => {
+                let signed = Signed::open(&record, network)
+                    .map_err(|fault| BadMessage::Record { field: "commitment", reason: fault.to_string() })?;
+                Ok(Self::Committed(Box::new(signed)))
+            }
+            kind => Self::unsigned(kind),
+        }
+    }
+
+    /// The bytes for another peer's [`decode`](Self::decode).
+    pub fn encode(&self) -> bytes::Bytes {
+        proto::FromStage::from(self).encode_to_vec().into()
+    }
+}
 
 impl ToStage {
     /// The most bytes of an encoded message.
@@ -126,11 +150,10 @@ impl From<&Feed> for proto::Feed {
     }
 }
 
-impl TryFrom<proto::FromStage> for FromStage {
-    type Error = BadMessage;
-
-    fn try_from(message: proto::FromStage) -> Result<Self, BadMessage> {
-        Ok(match required("control answer", message.kind)? {
+impl FromStage {
+    /// Reads what carries no signature of its own.
+    fn unsigned(kind: from_stage::Kind) -> Result<Self, BadMessage> {
+        Ok(match kind {
             from_stage::Kind::Accept(_) => Self::Accept,
             from_stage::Kind::Decline(decline) => Self::Decline(Decline {
                 reason: DeclineReason::from_code(decline.reason)?,
@@ -144,6 +167,7 @@ impl TryFrom<proto::FromStage> for FromStage {
             from_stage::Kind::Rejoined(rejoined) => Self::Rejoined(rejoined.try_into()?),
             from_stage::Kind::HopBroken(broken) => Self::HopBroken(broken.try_into()?),
             from_stage::Kind::Leaving(_) => Self::Leaving,
+            from_stage::Kind::Committed(_) => return Err(BadMessage::Unexpected { field: "commitment" }),
         })
     }
 }
@@ -164,6 +188,7 @@ impl From<&FromStage> for proto::FromStage {
             FromStage::Rejoined(rejoined) => from_stage::Kind::Rejoined(rejoined.into()),
             FromStage::HopBroken(broken) => from_stage::Kind::HopBroken((*broken).into()),
             FromStage::Leaving => from_stage::Kind::Leaving(proto::Nothing {}),
+            FromStage::Committed(signed) => from_stage::Kind::Committed(signed.to_bytes()),
         };
         Self { kind: Some(kind) }
     }
@@ -377,7 +402,7 @@ mod tests {
     use crate::wire::samples;
 
     fn read(message: &FromStage) -> Result<FromStage, BadMessage> {
-        FromStage::decode(&message.encode())
+        FromStage::decode(&message.encode(), samples::network())
     }
 
     #[test]

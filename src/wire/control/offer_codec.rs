@@ -22,6 +22,7 @@ use crate::wire::bad::required;
 use crate::wire::bad::short;
 use crate::wire::bad::within;
 use crate::wire::control::Begins;
+use crate::wire::control::Commits;
 use crate::wire::control::MAX_BIAS;
 use crate::wire::control::MAX_END_OF_GENERATION;
 use crate::wire::control::MAX_LEASE;
@@ -61,6 +62,7 @@ impl TryFrom<proto::Offer> for Offer {
             expires_after: within("offer expiry", expires_after, Span(1)..=MAX_LEASE)?,
             sampling: offer.sampling.map(TryInto::try_into).transpose()?,
             begins: if offer.rejoins { Begins::Earlier } else { Begins::Here },
+            commits: if offer.commits { Commits::Yes } else { Commits::No },
         })
     }
 }
@@ -80,6 +82,7 @@ impl From<&Offer> for proto::Offer {
             expires_after_micros: offer.expires_after.0,
             sampling: offer.sampling.as_ref().map(Into::into),
             rejoins: offer.begins == Begins::Earlier,
+            commits: offer.commits == Commits::Yes,
         }
     }
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use crate::amounts::Span;
 use crate::amounts::Time;
 use crate::ids::PeerKey;
+use crate::ids::ReplicaIndex;
 use crate::ids::RequestId;
 use crate::ids::SessionId;
 use crate::node::io::Action;
@@ -12,7 +13,11 @@ use crate::node::io::Delivery;
 use crate::node::sim::World;
 use crate::node::sim::invariants::Invariant;
 use crate::node::sim::invariants::Seen;
+use crate::session::replicas::session_of;
 use crate::session::requester::EXPIRES_AFTER;
+
+/// Chains that compute one answer, at most.
+const MAX_CHAINS: u16 = 8;
 
 /// What clocks that differ, messages on their way and a disk may add (arbitrary).
 const GRACE: Span = Span::seconds(5);
@@ -37,12 +42,13 @@ impl Invariant for Freed {
                 self.sessions.insert(*request, (*session, *peer));
             }
             Seen::Asked { action: Action::Deliver(request, Delivery::Finished(_) | Delivery::Failed(_)), .. } => {
-                self.over.extend(self.sessions.remove(request).map(|(session, _)| (session, now)));
+                let answer = self.sessions.remove(request).map(|(session, _)| session);
+                self.over.extend(answer.into_iter().flat_map(all_of).map(|session| (session, now)));
             }
             Seen::Asked { .. } | Seen::Befell(_) | Seen::Left { .. } => {}
             Seen::Died(peer) => {
                 let died = self.sessions.values().filter(|(_, of)| of == peer);
-                self.over.extend(died.map(|(session, _)| (*session, now)));
+                self.over.extend(died.flat_map(|(session, _)| all_of(*session)).map(|session| (session, now)));
                 self.sessions.retain(|_, (_, of)| of != peer);
             }
         }
@@ -70,4 +76,9 @@ impl Invariant for Freed {
     fn end(&mut self, world: &World) -> Result<(), String> {
         world.idle()
     }
+}
+
+/// The sessions in which an answer may be computed.
+fn all_of(answer: SessionId) -> impl Iterator<Item = SessionId> {
+    (0..MAX_CHAINS).map(move |index| session_of(answer, ReplicaIndex(index)))
 }

@@ -53,7 +53,11 @@ fn accusation(action: &Action) -> Option<String> {
                 Some(format!("{refusal:?}"))
             }
         },
-        Action::Deliver(_, Delivery::Failed(failure @ GenerateFailure::Misbehaved { .. })) => Some(failure.to_string()),
+        Action::Deliver(
+            _,
+            Delivery::Failed(failure @ (GenerateFailure::Misbehaved { .. } | GenerateFailure::Disputed { .. })),
+        ) => Some(failure.to_string()),
+        Action::Deliver(_, Delivery::Caught(lie)) => Some(format!("{lie:?}")),
         _ => None,
     }
 }

@@ -6,6 +6,7 @@ mod freed;
 mod honest;
 mod leases;
 mod left;
+mod lies;
 mod once;
 mod tokens;
 
@@ -77,6 +78,19 @@ impl Invariants {
             Box::new(freed::Freed::default()),
             Box::new(credits::Credits),
             Box::new(left::Left::default()),
+        ];
+        Self { all, violations: Vec::new() }
+    }
+
+    /// Those that hold where some peers compute something else than they are asked for.
+    pub(super) fn among_liars(liars: BTreeSet<PeerKey>) -> Self {
+        let all: Vec<Box<dyn Invariant>> = vec![
+            Box::new(tokens::Tokens::among_liars()),
+            Box::new(once::Once::default()),
+            Box::new(leases::Leases::default()),
+            Box::new(lies::Lies::of(liars)),
+            Box::new(freed::Freed::default()),
+            Box::new(credits::Credits),
         ];
         Self { all, violations: Vec::new() }
     }

@@ -6,30 +6,39 @@ use crate::amounts::Position;
 use crate::amounts::Time;
 use crate::ids::PeerKey;
 use crate::ids::RequestId;
+use crate::ids::SessionId;
 use crate::ids::Token;
 use crate::node::io::Action;
 use crate::node::io::Delivery;
+use crate::node::io::GenerateFailure;
 use crate::node::io::GenerateSpec;
+use crate::node::io::Outgoing;
 use crate::node::sim::World;
 use crate::node::sim::engine::generate_with;
 use crate::node::sim::invariants::Invariant;
 use crate::node::sim::invariants::Seen;
 use crate::shape::WireDtype;
-use crate::units::Chain;
+use crate::wire::control::ToStage;
 
 /// What each user has seen, beside what it should.
 #[derive(Default)]
 pub(super) struct Tokens {
     answers: BTreeMap<RequestId, Answer>,
+    /// Where the stages of each session were last told to round.
+    rounding: BTreeMap<SessionId, Vec<(u16, WireDtype)>>,
+    /// Whether peers lie, so that an answer may have to end because it cannot be told who does.
+    is_among_liars: bool,
 }
 
 struct Answer {
     peer: PeerKey,
+    session: SessionId,
     spec: GenerateSpec,
     /// What it should be, once it is known where the first chain rounds.
     expected: Vec<Token>,
     shown: usize,
     state: State,
+    may_be_disputed: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,14 +48,25 @@ enum State {
     Ended,
 }
 
+impl Tokens {
+    pub(super) fn among_liars() -> Self {
+        Self { is_among_liars: true, ..Self::default() }
+    }
+}
+
 impl Answer {
-    fn hears(&mut self, request: RequestId, delivery: &Delivery) -> Result<(), String> {
+    fn hears(
+        &mut self,
+        request: RequestId,
+        delivery: &Delivery,
+        rounding: Vec<(u16, WireDtype)>,
+    ) -> Result<(), String> {
         if self.state == State::Ended {
             return Err(format!("{request:?} goes on after its end: {delivery:?}"));
         }
         match delivery {
-            Delivery::Started(chain) => self.starts(chain),
-            Delivery::Waiting(_) | Delivery::Mended(_) => {}
+            Delivery::Started(_) => self.starts(rounding),
+            Delivery::Waiting(_) | Delivery::Mended(_) | Delivery::Caught(_) => {}
             Delivery::Token { position, token, .. } => return self.shows(request, *position, *token),
             Delivery::Finished(_) => {
                 self.state = State::Ended;
@@ -58,7 +78,8 @@ impl Answer {
             Delivery::Failed(failure) => {
                 let before = std::mem::replace(&mut self.state, State::Ended);
                 // What could not begin, because there was no chain at that moment, is no token lost.
-                if before == State::Started {
+                let is_in_doubt = self.may_be_disputed && matches!(failure, GenerateFailure::Disputed { .. });
+                if before == State::Started && !is_in_doubt {
                     return Err(format!("{request:?} failed after {} tokens: {failure}", self.shown));
                 }
             }
@@ -67,9 +88,7 @@ impl Answer {
     }
 
     /// Where hidden states are rounded is part of what is computed, and fixed with the first chain.
-    fn starts(&mut self, chain: &Chain) {
-        let cuts = chain.stages().iter().skip(1).map(|stage| stage.range.start());
-        let rounding = cuts.filter(|_| self.spec.wire != WireDtype::F32).map(|unit| (unit, self.spec.wire)).collect();
+    fn starts(&mut self, rounding: Vec<(u16, WireDtype)>) {
         let GenerateSpec { prompt, max_tokens, parameters, .. } = &self.spec;
         self.expected = generate_with(prompt, *max_tokens, parameters, rounding);
         self.state = State::Started;
@@ -93,13 +112,22 @@ impl Invariant for Tokens {
 
     fn see(&mut self, seen: &Seen<'_>, _now: Time) -> Result<(), String> {
         match seen {
-            Seen::Submitted { request, peer, spec, .. } => {
-                let (peer, spec, expected) = (*peer, (*spec).clone(), Vec::new());
-                self.answers.insert(*request, Answer { peer, spec, expected, shown: 0, state: State::Submitted });
+            Seen::Submitted { request, session, peer, spec } => {
+                let (peer, session, spec, expected) = (*peer, *session, (*spec).clone(), Vec::new());
+                let (shown, state, may_be_disputed) =
+                    (0, State::Submitted, self.is_among_liars && spec.redundancy.chains() == 2);
+                self.answers.insert(*request, Answer { peer, session, spec, expected, shown, state, may_be_disputed });
+                Ok(())
+            }
+            Seen::Asked { action: Action::Send(_, Outgoing::ToStage(ToStage::Offer(offer))), .. } => {
+                self.rounding.insert(offer.session, offer.rounding.clone());
                 Ok(())
             }
             Seen::Asked { action: Action::Deliver(request, delivery), .. } => match self.answers.get_mut(request) {
-                Some(answer) => answer.hears(*request, delivery),
+                Some(answer) => {
+                    let rounding = self.rounding.get(&answer.session).cloned().unwrap_or_default();
+                    answer.hears(*request, delivery, rounding)
+                }
                 None => Err(format!("{request:?} is unknown or its peer has died")),
             },
             Seen::Asked { .. } | Seen::Befell(_) | Seen::Left { .. } => Ok(()),
