@@ -1,4 +1,4 @@
-//! What splitting costs: a chain of three local processes against one process that holds the whole model.
+//! What splitting costs: a chain of local processes against one process that holds the whole model.
 //!
 //! Both networks consist of real processes of the release binary, started by `brigade testnet`, and stay up while they
 //! are asked in turn. `benches/README.md` says how to read the figures.
@@ -35,13 +35,29 @@ use crate::figures::spread;
 /// The binary that is measured.
 const BRIGADE: &str = env!("CARGO_BIN_EXE_brigade");
 
-/// Decoding that the chain should keep of the unsplit model's, at least.
-const AIM_DECODE: f64 = 0.95;
+/// What the chain should reach of the unsplit model's figures.
+struct Aims {
+    /// Of the decoding, at least.
+    decode: f64,
+    /// Of the prompt's tokens per second, at least.
+    prefill: f64,
+    /// Of the tokens of all answers, as a part of what the engine alone gains by as many threads, at least.
+    aggregate: f64,
+}
 
-/// Time to the first token that the chain may take, of the unsplit model's, at most.
-const AIM_FIRST: f64 = 2.0;
+impl Aims {
+    /// Two stages share the work of a long prompt evenly, and are asked for more.
+    fn of(options: &Options) -> Self {
+        match (options.stages, options.prompt) {
+            (2, 2048..) => Self { decode: 0.97, prefill: 1.7, aggregate: 0.95 },
+            (2, 512..) => Self { decode: 0.97, prefill: 1.5, aggregate: 0.95 },
+            (2, _) => Self { decode: 0.97, prefill: 0.5, aggregate: 0.95 },
+            _ => Self { decode: 0.95, prefill: 0.5, aggregate: 0.95 },
+        }
+    }
+}
 
-/// Compares a chain of three local processes with one process that holds the whole model, on random weights.
+/// Compares a chain of local processes with one process that holds the whole model, on random weights.
 #[derive(Debug, Parser)]
 struct Options {
     /// A model of a few megabytes, to see whether the bench works: its figures show the cost of the network alone.
@@ -95,7 +111,7 @@ fn main() -> anyhow::Result<()> {
     let (by_whole, by_chain) = measure(&options, &whole, &chain)?;
     print_figures(&options, &by_whole, &by_chain);
     if !options.small {
-        print_aims(&by_whole, &by_chain);
+        print_aims(&options, &by_whole, &by_chain);
     }
     if options.sessions > 0 {
         compare_aggregates(&options, &model, &whole, &chain)?;
@@ -105,26 +121,29 @@ fn main() -> anyhow::Result<()> {
 
 /// Asks both networks many times at once, in turn, and prints how many tokens a second all answers together had.
 fn compare_aggregates(options: &Options, model: &Path, whole: &Network, chain: &Network) -> anyhow::Result<()> {
-    let (mut by_whole, mut by_chain) = (Vec::new(), Vec::new());
+    let (mut by_whole, mut by_chain, mut gains) = (Vec::new(), Vec::new(), Vec::new());
     for pair in 0..=options.pairs {
         let rates = (whole.aggregate(options)?, chain.aggregate(options)?);
+        let [one, more] = [1, options.stages].map(|threads| engine_rate(model, threads, options.sessions));
         // The first pair warms up.
         if pair > 0 {
             by_whole.push(rates.0);
             by_chain.push(rates.1);
+            gains.push(more? / one?);
         }
     }
-    let [one, more] = [1, options.stages].map(|threads| engine_rate(model, threads, options.sessions));
-    let gain = more? / one?;
-    let ratios = by_chain.iter().zip(&by_whole).map(|(chain, whole)| chain / whole);
-    let of_engine: Vec<f64> = ratios.clone().map(|ratio| ratio / gain).collect();
+    let ratios: Vec<f64> = by_chain.iter().zip(&by_whole).map(|(chain, whole)| chain / whole).collect();
+    let parts: Vec<f64> = ratios.iter().zip(&gains).map(|(ratio, gain)| ratio / gain).collect();
+    let part = median(parts.iter().copied());
+    let aim = Aims::of(options).aggregate;
     println!();
     println!("tokens/s of all answers, {} at once for each stage", options.sessions);
-    println!("  unsplit                          {}", spread(by_whole.iter().copied(), 1));
-    println!("  chain                            {}", spread(by_chain.iter().copied(), 1));
-    println!("  chain / unsplit                  {}", spread(ratios, 3));
-    println!("  the engine alone, {} threads / 1  {gain:.3}", options.stages);
-    println!("  chain / unsplit, part of that    {}", spread(of_engine.into_iter(), 3));
+    println!("  unsplit                          {}", spread(by_whole.into_iter(), 1));
+    println!("  chain                            {}", spread(by_chain.into_iter(), 1));
+    println!("  chain / unsplit                  {}", spread(ratios.into_iter(), 3));
+    println!("  the engine alone, {} threads / 1  {}", options.stages, spread(gains.into_iter(), 3));
+    println!("  chain / unsplit, part of that    {}", spread(parts.into_iter(), 3));
+    println!("aim: at least {aim:.2} of what the engine gains: {part:.3}, {}", verdict(part >= aim));
     Ok(())
 }
 
@@ -337,12 +356,17 @@ fn print_figures(options: &Options, whole: &[Answer], chain: &[Answer]) {
     }
 }
 
-fn print_aims(whole: &[Answer], chain: &[Answer]) {
+fn print_aims(options: &Options, whole: &[Answer], chain: &[Answer]) {
+    let aims = Aims::of(options);
     let decode = median(ratios(whole, chain, Answer::decode_per_second));
-    let first = median(ratios(whole, chain, Answer::first_token));
+    let prefill = median(ratios(whole, chain, |answer| 1.0 / answer.first_token()));
     println!();
-    println!("aim: keeps {AIM_DECODE:.2} of the decoding: {decode:.3}, {}", verdict(decode >= AIM_DECODE));
-    println!("aim: first token within {AIM_FIRST:.1} times: {first:.3}, {}", verdict(first <= AIM_FIRST));
+    println!("aim: at least {:.2} × the decoding: {decode:.3}, {}", aims.decode, verdict(decode >= aims.decode));
+    println!(
+        "aim: first token at least {:.1} × as fast: {prefill:.3}, {}",
+        aims.prefill,
+        verdict(prefill >= aims.prefill)
+    );
 }
 
 fn verdict(met: bool) -> &'static str {

@@ -1,8 +1,9 @@
 //! How exact the logits of a model are: this engine's, llama.cpp's and candle's, each beside a model in f64 on the same weights.
 //!
 //! ```sh
-//! (cd benches/llama && npm ci)                             # once; else llama.cpp is left out
+//! (cd benches/llama && npm install --ignore-scripts)       # once; else llama.cpp is left out
 //! cargo run --release --example accuracy                   # random weights in some formats, and the demo model
+//! cargo run --release --example accuracy -- --samples 24 --formats Q8_0
 //! cargo run --release --example accuracy -- FILE.gguf …
 //! ```
 //!
@@ -63,6 +64,9 @@ const FORMATS: [WeightFormat; 7] = [
     WeightFormat::Q4K,
 ];
 
+/// Tokens by which the beginnings of samples are apart (arbitrary, prime).
+const STRIDE: usize = 61;
+
 /// What the demo model would say.
 const TEXT: &str = "Once upon a time, there lived a clever girl called Ruby. One day she heard someone crying in the kitchen. It was \
     a little dog that could not get home. The dog looked very scared. Ruby sat down next to the dog and spoke softly. Then she \
@@ -72,8 +76,14 @@ const TEXT: &str = "Once upon a time, there lived a clever girl called Ruby. One
 /// Compares the logits of this engine, of llama.cpp and of candle with those of a model in f64.
 #[derive(Debug, Parser)]
 struct Args {
-    /// GGUF files; without any, random weights and the demo model.
+    /// GGUF files; without any, random weights and the demo model
     files: Vec<PathBuf>,
+    /// Formats of the random weights; without any, some of them, and the demo model
+    #[arg(long, value_delimiter = ',')]
+    formats: Vec<WeightFormat>,
+    /// Samples of each, pooled: other random weights, and the text begun elsewhere
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+    samples: u64,
     /// Tokens to evaluate
     #[arg(long, default_value_t = 256)]
     tokens: usize,
@@ -95,41 +105,73 @@ fn main() -> ExitCode {
 
 /// Returns whether no error is larger than llama.cpp's.
 fn run(args: &Args) -> anyhow::Result<bool> {
+    let Args { tokens, samples, .. } = args;
     println!(
-        "root mean square errors of the logarithms of probabilities, over {} tokens and the vocabulary\n",
-        args.tokens
+        "root mean square errors of the logarithms of probabilities, over {tokens} tokens and the vocabulary; samples: {samples}\n"
     );
-    println!("{:<24}{:>12}{:>22}{:>22}{:>12}", "", "ours", "llama.cpp, flash", "without flash", "candle");
+    println!("{:<24}{:>12}{:>28}{:>28}{:>12}", "", "ours", "llama.cpp, flash", "without flash", "candle");
     let folder = tempfile::tempdir().context("no folder for models")?;
     let mut is_exact = true;
-    for (name, file) in files(args, folder.path())? {
-        let errors = Errors::of(&file, args).with_context(|| format!("{}", file.display()))?;
-        let verdict = if errors.is_no_larger() { "" } else { "  larger" };
-        println!("{name:<24}{errors}{verdict}");
-        is_exact &= errors.is_no_larger();
+    for subject in subjects(args) {
+        let sample = |number| {
+            let file = subject.file(folder.path(), number)?;
+            Errors::of(&file, args, number).with_context(|| format!("{}", file.display()))
+        };
+        let pooled = Pooled((0..args.samples).map(sample).collect::<anyhow::Result<_>>()?);
+        let verdict = if pooled.is_no_larger() { "" } else { "  larger" };
+        println!("{:<24}{pooled}{verdict}", subject.name());
+        is_exact &= pooled.is_no_larger();
     }
     Ok(is_exact)
 }
 
-/// What is compared, by name.
-fn files(args: &Args, folder: &Path) -> anyhow::Result<Vec<(String, PathBuf)>> {
-    let name = |file: &PathBuf| file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+/// A model that is looked at.
+enum Subject {
+    Random(WeightFormat),
+    Demo,
+    File(PathBuf),
+}
+
+fn subjects(args: &Args) -> Vec<Subject> {
     if !args.files.is_empty() {
-        return Ok(args.files.iter().map(|file| (name(file), file.clone())).collect());
+        return args.files.iter().cloned().map(Subject::File).collect();
     }
-    let mut files = Vec::new();
-    for format in FORMATS {
-        // As deep as stories260K, and as wide as whole blocks of every format.
-        let sizes =
-            RandomModel { blocks: 5, width: 256, heads: 8, kv_heads: 4, feed_forward: 768, ..RandomModel::tiny() };
-        let file = folder.join(format!("{format}.gguf"));
-        RandomModel { vocab: 512, context: 512, format, ..sizes }.write(&file)?;
-        files.push((format!("random, {format}"), file));
+    if !args.formats.is_empty() {
+        return args.formats.iter().copied().map(Subject::Random).collect();
     }
-    let file = folder.join("demo.gguf");
-    std::fs::write(&file, demo::MODEL)?;
-    files.push(("demo, Q8_0".to_owned(), file));
-    Ok(files)
+    FORMATS.into_iter().map(Subject::Random).chain([Subject::Demo]).collect()
+}
+
+impl Subject {
+    fn name(&self) -> String {
+        match self {
+            Self::Random(format) => format!("random, {format}"),
+            Self::Demo => "demo, Q8_0".to_owned(),
+            Self::File(file) => file.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+        }
+    }
+
+    /// The model's file for a sample: other random weights for each.
+    fn file(&self, folder: &Path, sample: u64) -> anyhow::Result<PathBuf> {
+        let file = folder.join("model.gguf");
+        match self {
+            Self::Random(format) => {
+                // As deep as stories260K, and as wide as whole blocks of every format.
+                let sizes = RandomModel {
+                    blocks: 5,
+                    width: 256,
+                    heads: 8,
+                    kv_heads: 4,
+                    feed_forward: 768,
+                    ..RandomModel::tiny()
+                };
+                RandomModel { vocab: 512, context: 512, format: *format, seed: sample + 1, ..sizes }.write(&file)?;
+            }
+            Self::Demo => std::fs::write(&file, demo::MODEL)?,
+            Self::File(file) => return Ok(file.clone()),
+        }
+        Ok(file)
+    }
 }
 
 /// How far logits are from those of f64.
@@ -141,14 +183,16 @@ struct Errors {
 }
 
 impl Errors {
-    fn of(file: &Path, args: &Args) -> anyhow::Result<Self> {
+    /// - `sample`: each begins elsewhere in the text
+    fn of(file: &Path, args: &Args, sample: u64) -> anyhow::Result<Self> {
         let model = GgufFile::open(file)?;
         let shape = llama::shape(&model)?;
         let most = shape.context as usize;
         ensure!(args.tokens <= most, "{} tokens are more than the context of {most}", args.tokens);
         let said = Tokenizer::new(read_vocabulary(&model)?)?.encode(&args.text, EncodeOptions::RAW);
         ensure!(!said.is_empty(), "the text is empty");
-        let tokens: Vec<u32> = said.iter().map(|token| token.0).cycle().take(args.tokens).collect();
+        let start = sample as usize * STRIDE % said.len();
+        let tokens: Vec<u32> = said.iter().map(|token| token.0).cycle().skip(start).take(args.tokens).collect();
         let exact = logarithms(&exact::logits(&shape, &exact_tensors(&model, file)?, &tokens));
         let error = |logits: &Logits| distance(&logarithms(logits), &exact);
         let asked = if Path::new(LLAMA).join("node_modules").exists() {
@@ -159,28 +203,59 @@ impl Errors {
         };
         Ok(Self { ours: error(&ours(&model, &tokens)?), llama: asked, candle: error(&candles(file, &tokens)?) })
     }
+}
 
-    /// Whether the error here is no larger than llama.cpp's.
+/// The errors of several samples.
+struct Pooled(Vec<Errors>);
+
+impl Pooled {
+    /// The root of the mean of the squares.
+    fn error(&self, of: impl Fn(&Errors) -> f64) -> f64 {
+        (self.0.iter().map(|errors| of(errors).powi(2)).sum::<f64>() / self.0.len() as f64).sqrt()
+    }
+
+    /// llama.cpp's error for each sample, with flash attention (0) or without (1).
+    fn llamas(&self, setting: usize) -> Option<Vec<f64>> {
+        self.0.iter().map(|errors| errors.llama.map(|llama| llama[setting])).collect()
+    }
+
+    /// How many times llama.cpp's error is ours: the geometric mean, and the standard error of its logarithm.
+    fn ratio(&self, setting: usize) -> Option<(f64, f64)> {
+        let theirs = self.llamas(setting)?;
+        let count = theirs.len() as f64;
+        let ratios: Vec<f64> = self.0.iter().zip(theirs).map(|(errors, theirs)| (errors.ours / theirs).ln()).collect();
+        let mean = ratios.iter().sum::<f64>() / count;
+        let variance = ratios.iter().map(|ratio| (ratio - mean).powi(2)).sum::<f64>() / (count - 1.0);
+        Some((mean.exp(), (variance / count).sqrt()))
+    }
+
+    /// Whether the error here is no larger than that of llama.cpp's less exact setting.
     ///
     /// Which way a value is rounded where two ways are as near is chance, and rounding one key another way changes all that
-    /// follows: two settings of llama.cpp differ by a seventh in formats of whole numbers, and tenfold in F16 (measured). So the
-    /// larger of its errors counts, and a twentieth more is no more.
+    /// follows: in one sample two settings of llama.cpp differ by a seventh in formats of whole numbers, and tenfold in F16
+    /// (measured). So a twentieth more is no more in one sample, and two standard errors in several.
     fn is_no_larger(&self) -> bool {
-        let largest = |errors: [f64; 2]| errors[0].max(errors[1]);
-        self.llama.is_none_or(|errors| self.ours <= 1.05 * largest(errors))
+        let ratios: Vec<_> = [0, 1].into_iter().filter_map(|setting| self.ratio(setting)).collect();
+        let chance = |error: f64| if error.is_nan() { 0.05 } else { 2.0 * error };
+        ratios.is_empty() || ratios.iter().any(|(ratio, error)| ratio.ln() <= chance(*error))
     }
 }
 
-impl std::fmt::Display for Errors {
+impl std::fmt::Display for Pooled {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{:>12.3e}", self.ours)?;
-        for error in self.llama.map_or([None; 2], |errors| errors.map(Some)) {
-            match error {
-                Some(error) => write!(f, "{:>22}", format!("{error:.3e} ({:.2} ×)", self.ours / error))?,
-                None => write!(f, "{:>22}", "not installed")?,
-            }
+        write!(f, "{:>12.3e}", self.error(|errors| errors.ours))?;
+        for setting in [0, 1] {
+            let shown = match self.ratio(setting) {
+                None => "not installed".to_owned(),
+                Some((ratio, error)) => {
+                    let theirs = self.error(|errors| errors.llama.map_or(f64::NAN, |llama| llama[setting]));
+                    let chance = if error.is_nan() { String::new() } else { format!(" ± {error:.3}") };
+                    format!("{theirs:.3e} ({ratio:.3}{chance} ×)")
+                }
+            };
+            write!(f, "{shown:>28}")?;
         }
-        write!(f, "{:>12.3e}", self.candle)
+        write!(f, "{:>12.3e}", self.error(|errors| errors.candle))
     }
 }
 

@@ -40,7 +40,7 @@ impl Worker {
         let mut command = Command::new("node");
         command.current_dir(FOLDER).arg("worker.mjs").args(instructions).stdin(Stdio::piped()).stdout(Stdio::piped());
         if !Path::new(FOLDER).join("node_modules").exists() {
-            bail!("llama.cpp is not there: run `npm ci --ignore-scripts` in {FOLDER}");
+            bail!("llama.cpp is not there: run `npm install --ignore-scripts` in {FOLDER}");
         }
         let mut child = command.spawn().context("node cannot be started")?;
         let requests = child.stdin.take();
