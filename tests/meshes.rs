@@ -10,6 +10,9 @@ mod churn;
 mod kills;
 #[path = "meshes/leaving.rs"]
 mod leaving;
+#[cfg(target_os = "linux")]
+#[path = "meshes/replicas.rs"]
+mod replicas;
 mod support;
 
 use std::collections::BTreeMap;

@@ -32,7 +32,7 @@ use crate::units;
 use crate::wait_until_all_are_connected;
 
 /// The three stages of every chain.
-const RANGES: [&str; 3] = ["0..3", "3..6", "6..8"];
+pub(crate) const RANGES: [&str; 3] = ["0..3", "3..6", "6..8"];
 
 /// Frames that a stage may send before the next one takes one up, and positions of each: what may be computed twice.
 const WINDOW: u64 = 4;
@@ -57,7 +57,7 @@ enum Blow {
 
 /// When it befalls it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum When {
+pub(crate) enum When {
     Prefill,
     FirstToken,
     MidStream,
@@ -68,25 +68,25 @@ const MOMENTS: [When; 4] = [When::Prefill, When::FirstToken, When::MidStream, Wh
 
 /// What is asked, and what the undisturbed answer is.
 #[derive(Clone, Debug)]
-struct Question {
+pub(crate) struct Question {
     args: Vec<String>,
-    answer: Value,
+    pub(crate) answer: Value,
 }
 
 impl Question {
     /// Asks a mesh that nothing befalls.
-    fn ask(mesh: &Mesh, args: Vec<String>) -> Self {
+    pub(crate) fn ask(mesh: &Mesh, args: Vec<String>) -> Self {
         let answer = serde_json::from_str(&mesh.start(&args).end().success()).unwrap();
         assert_eq!(units(&answer), RANGES, "{answer}");
         Self { args, answer }
     }
 
-    fn usage(&self, name: &str) -> u32 {
+    pub(crate) fn usage(&self, name: &str) -> u32 {
         u32::try_from(self.answer["usage"][name].as_u64().unwrap()).unwrap()
     }
 
     /// The fault that lets a stage stand still then.
-    fn fault(&self, when: When, act: Act) -> Fault {
+    pub(crate) fn fault(&self, when: When, act: Act) -> Fault {
         let (prompt, new) = (self.usage("prompt_tokens"), self.usage("completion_tokens"));
         let (moment, position) = match when {
             When::Prefill => (Moment::BeforeApply, prompt / 2),
@@ -99,24 +99,24 @@ impl Question {
 }
 
 /// A peer that asks, and others that serve, each range by several.
-struct Mesh {
+pub(crate) struct Mesh {
     folder: tempfile::TempDir,
     invite: String,
     /// What every serving peer is started with.
     args: Vec<String>,
     requester: Peer,
-    holders: Vec<Holder>,
+    pub(crate) holders: Vec<Holder>,
     clock: Clock,
 }
 
-struct Holder {
+pub(crate) struct Holder {
     root: PathBuf,
     range: &'static str,
-    peer: Peer,
+    pub(crate) peer: Peer,
 }
 
 impl Mesh {
-    fn up(spares: usize, args: &[&str]) -> Self {
+    pub(crate) fn up(spares: usize, args: &[&str]) -> Self {
         let folder = folder();
         let root = folder.path().join("requester");
         let invite = new_network(&root);
@@ -141,7 +141,7 @@ impl Mesh {
     }
 
     /// Waits until all peers are connected to each other, and the one that asks knows that each other one is ready.
-    fn wait_until_all_are_ready(&self) {
+    pub(crate) fn wait_until_all_are_ready(&self) {
         let peers: Vec<&Peer> = self.holders.iter().map(|holder| &holder.peer).chain([&self.requester]).collect();
         wait_until_all_are_connected(&peers);
         wait_for("every peer is ready", || {
@@ -159,12 +159,12 @@ impl Mesh {
         });
     }
 
-    fn start(&self, args: &[String]) -> Running {
+    pub(crate) fn start(&self, args: &[String]) -> Running {
         let args: Vec<&str> = args.iter().map(String::as_str).collect();
         Running::start(self.requester.home.command(&[&["ask", "--raw", "--json"], &args[..]].concat()))
     }
 
-    fn holders_of(&self, range: &str) -> Vec<usize> {
+    pub(crate) fn holders_of(&self, range: &str) -> Vec<usize> {
         (0..self.holders.len()).filter(|&index| self.holders[index].range == range).collect()
     }
 
@@ -176,7 +176,7 @@ impl Mesh {
     }
 
     /// Waits until one of a range's holders stands still, and disarms the others.
-    fn struck(&self, range: &str) -> usize {
+    pub(crate) fn struck(&self, range: &str) -> usize {
         let holders = self.holders_of(range);
         let struck = wait_for("a stage stands still", || {
             holders.iter().copied().find(|&index| is_stopped(self.holders[index].peer.pid()))
@@ -193,7 +193,7 @@ impl Mesh {
         self.holders_of(range).into_iter().find(busy).expect("a range of the chain has a holder with a session")
     }
 
-    fn restart(&mut self, index: usize) {
+    pub(crate) fn restart(&mut self, index: usize) {
         let (root, range) = (self.holders[index].root.clone(), self.holders[index].range);
         self.holders[index].peer = self.serve(&root, range);
     }
@@ -205,7 +205,7 @@ impl Mesh {
         living.map(|holder| (holder.peer.key.clone(), figures.map(|name| holder.peer.figure(name)))).collect()
     }
 
-    fn wait_until_nobody_holds_a_session(&self) {
+    pub(crate) fn wait_until_nobody_holds_a_session(&self) {
         wait_for("every session is freed", || {
             let free = |holder: &Holder| holder.peer.figure("brigade_sessions") == 0;
             self.holders.iter().all(free).then_some(())
@@ -233,7 +233,7 @@ fn thaw(pid: u32) {
     rustix::process::kill_process(pid, Signal::CONT).unwrap();
 }
 
-fn strings(args: &[&str]) -> Vec<String> {
+pub(crate) fn strings(args: &[&str]) -> Vec<String> {
     args.iter().map(ToString::to_string).collect()
 }
 
@@ -271,7 +271,7 @@ fn stop_across(whole: &str, place: usize) -> String {
 }
 
 /// The answer is whole, and the undisturbed one.
-fn check(question: &Question, ended: Ended, told: &str) -> Value {
+pub(crate) fn check(question: &Question, ended: Ended, told: &str) -> Value {
     let err = ended.err.clone();
     let answer: Value = serde_json::from_str(&ended.success()).unwrap();
     for part in ["text", "tokens", "finish_reason", "usage"] {

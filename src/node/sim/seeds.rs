@@ -20,7 +20,7 @@ use crate::node::sim::scenario::run_departures;
 use crate::node::sim::scenario::run_lies;
 
 /// The seeds that every change is held against.
-const SEEDS: Range<u64> = 0..400;
+const SEEDS: Range<u64> = 0..600;
 
 /// Seeds that found bugs in the core, each with a story test of its own beside the machine that had it. What happens in a seed's run
 /// changes with the scenario, so a seed says where a bug was found and the story what it was.

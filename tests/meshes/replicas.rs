@@ -1,0 +1,113 @@
+//! Answers that several chains compute, of which one dies or lies.
+
+use brigade::daemon::faults::Act;
+use brigade::daemon::faults::Fault;
+use brigade::daemon::faults::Moment;
+use serde_json::Value;
+use serde_json::json;
+
+use crate::kills::Mesh;
+use crate::kills::Question;
+use crate::kills::RANGES;
+use crate::kills::When;
+use crate::kills::check;
+use crate::kills::strings;
+use crate::support::text;
+
+/// A lie must be found within so many positions: a chunk of a prompt.
+const CHUNK: u64 = 128;
+
+/// How often a liar may happen not to be asked.
+const TRIES: usize = 20;
+
+const PROMPT: &str = "Once upon a time there was a dog";
+
+fn question(mesh: &Mesh) -> Question {
+    Question::ask(mesh, strings(&["--temperature", "0", "--max-tokens", "60", PROMPT]))
+}
+
+fn with_redundancy(chains: &str) -> Vec<String> {
+    strings(&["--temperature", "0", "--max-tokens", "60", "--redundancy", chains, PROMPT])
+}
+
+/// Whoever contradicted others, as the answer says.
+fn lies(answer: &Value) -> Vec<Value> {
+    answer["lies"].as_array().cloned().unwrap_or_default()
+}
+
+/// The lie was told by `liar`, and found soon after `position`.
+fn assert_caught(lie: &Value, liar: &str, position: u32) {
+    let suspects: Vec<String> = lie["suspects"].as_array().unwrap().iter().map(|stage| text(&stage[0])).collect();
+    assert!(suspects.iter().any(|suspect| suspect == liar), "{lie}");
+    let found = lie["position"].as_u64().unwrap();
+    assert!(found <= u64::from(position) + CHUNK, "told at {position}: {lie}");
+    assert!(!lie["commitments"].as_array().unwrap().is_empty(), "evidence is kept: {lie}");
+}
+
+#[test]
+fn three_chains_outvote_a_stage_that_lies() {
+    for (role, range) in RANGES.into_iter().enumerate() {
+        // Whoever was caught is not asked again for a while.
+        let mesh = Mesh::up(2, &[]);
+        let question = question(&mesh);
+        let liar = &mesh.holders[mesh.holders_of(range)[role]].peer;
+        let position = question.usage("prompt_tokens") + 20;
+        liar.post("faults", &json!([Fault { moment: Moment::AfterApply, position, act: Act::Lie }]));
+
+        let ended = mesh.start(&with_redundancy("3")).end();
+
+        let answer = check(&question, ended, &format!("{range} lies to three"));
+        let lies = lies(&answer);
+        assert_eq!(lies.len(), 1, "{answer}");
+        assert_caught(&lies[0], &liar.key, position);
+        assert_eq!(lies[0]["certainty"], "proven", "{}", lies[0]);
+        mesh.wait_until_nobody_holds_a_session();
+    }
+}
+
+#[test]
+fn two_chains_find_that_one_lies_and_a_third_holder_decides() {
+    let mesh = Mesh::up(2, &[]);
+    let question = question(&mesh);
+    let range = RANGES[1];
+    let liar = &mesh.holders[mesh.holders_of(range)[0]].peer;
+    let position = question.usage("prompt_tokens") + 20;
+    liar.post("faults", &json!([Fault { moment: Moment::AfterApply, position, act: Act::Lie }]));
+
+    let answers = (0..TRIES).map(|_| check(&question, mesh.start(&with_redundancy("2")).end(), "one of two lies"));
+    let lie = answers.flat_map(|answer| lies(&answer)).next().expect("one of the answers passed the liar");
+
+    assert_caught(&lie, &liar.key, position);
+    mesh.wait_until_nobody_holds_a_session();
+}
+
+#[test]
+fn with_two_chains_the_death_of_a_stage_makes_nobody_wait() {
+    let mut mesh = Mesh::up(1, &[]);
+    let question = question(&mesh);
+    for range in RANGES {
+        // Every holder is in one of the two chains.
+        let struck = mesh.holders_of(range)[0];
+        mesh.holders[struck].peer.post("faults", &json!([question.fault(When::MidStream, Act::Stop)]));
+        let asked = mesh.start(&with_redundancy("2"));
+        assert_eq!(mesh.struck(range), struck);
+        mesh.holders[struck].peer.kill();
+        let answer = check(&question, asked.end(), &format!("{range} of one of two chains"));
+        println!(
+            "{range} killed: {} written in {} us",
+            answer["usage"]["completion_tokens"], answer["timings"]["decode_micros"]
+        );
+        mesh.restart(struck);
+        mesh.wait_until_all_are_ready();
+    }
+    mesh.wait_until_nobody_holds_a_session();
+}
+
+#[test]
+fn more_chains_than_there_are_peers_for_are_refused() {
+    let mesh = Mesh::up(0, &[]);
+
+    let refused = mesh.start(&with_redundancy("2")).end().failure();
+
+    assert!(refused.contains('2') && refused.contains('1'), "{refused}");
+}
