@@ -62,14 +62,11 @@ impl FromStage {
     /// [`BadMessage`] with the first fault found.
     pub fn decode(bytes: &[u8], network: NetworkId) -> Result<Self, BadMessage> {
         let message: proto::FromStage = protobuf("FromStage", Self::MAX, bytes)?;
-        match required("control answer", message.kind)? {
-            from_stage::Kind::Committed(record) => {
-                let signed = Signed::open(&record, network)
-                    .map_err(|fault| BadMessage::Record { field: "commitment", reason: fault.to_string() })?;
-                Ok(Self::Committed(Box::new(signed)))
-            }
-            kind => Self::unsigned(kind),
-        }
+        let kind = required("control answer", message.kind)?;
+        let from_stage::Kind::Committed(record) = kind else { return Self::unsigned(kind) };
+        let signed = Signed::open(&record, network)
+            .map_err(|fault| BadMessage::Record { field: "commitment", reason: fault.to_string() })?;
+        Ok(Self::Committed(Box::new(signed)))
     }
 
     /// The bytes for another peer's [`decode`](Self::decode).
