@@ -7,4 +7,4 @@
 # end than halfway. Prints how many answers there were, how many of them lost a peer on the way, and what the peers had.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-BRIGADE_CHURN=${1:-300} cargo test --release --test meshes answers_are_right_while_peers_come_and_go -- --nocapture
+BRIGADE_CHURN=${1:-300} cargo test --test meshes answers_are_right_while_peers_come_and_go -- --nocapture

@@ -1,7 +1,7 @@
 //! Peers come and go all the time, and prompts never stop: every answer is the right one, or says that units are missing.
 //!
 //! ```text
-//! testnet/churn.sh        # for five minutes, in a release build
+//! testnet/churn.sh        # for five minutes
 //! ```
 
 use std::collections::VecDeque;
@@ -68,7 +68,11 @@ impl Having {
 fn ask(home: &Home, prompt: &str) -> Result<Value, String> {
     let args = ["ask", "--raw", "--json", "--temperature", "0", "--max-tokens", "48", "--patience", "60", prompt];
     let ended = run(home.command(&args));
-    if ended.status.success() { Ok(serde_json::from_str(&ended.out).unwrap()) } else { Err(ended.err) }
+    if ended.status.success() {
+        serde_json::from_str(&ended.out).map_err(|error| error.to_string())
+    } else {
+        Err(ended.err)
+    }
 }
 
 /// Asks again and again.

@@ -178,7 +178,7 @@ impl Mesh {
     /// Waits until one of a range's holders stands still, and disarms the others.
     pub(crate) fn struck(&self, range: &str) -> usize {
         let holders = self.holders_of(range);
-        let struck = wait_for("a stage stands still", || {
+        let struck = wait_for(&format!("a holder of {range} stands still"), || {
             holders.iter().copied().find(|&index| is_stopped(self.holders[index].peer.pid()))
         });
         for index in holders.into_iter().filter(|&index| index != struck) {
@@ -289,8 +289,6 @@ fn pauses(answer: &Value) -> Vec<u64> {
 fn strike(mesh: &mut Mesh, question: &Question, role: usize, when: When, blow: Blow) -> (Vec<u64>, usize) {
     let told = format!("{blow:?} of {} at {when:?}, {:?}", RANGES[role], question.args);
     let act = if blow == Blow::Cut { Act::Cut } else { Act::Stop };
-    // The last of them is the one that failed.
-    println!("{told}");
     mesh.arm(RANGES[role], question.fault(when, act));
 
     let asked = mesh.start(&question.args);
@@ -342,10 +340,10 @@ fn check_survivors(
     }
 }
 
-fn report(what: &str, mut pauses: Vec<u64>) {
+fn report(what: &str, mut pauses: Vec<u64>) -> String {
     pauses.sort_unstable();
     let at = |part: usize| Span(pauses[(pauses.len() - 1) * part / 2]);
-    println!("{what}: {} pauses, half of them at most {}, the worst {}", pauses.len(), at(1), at(2));
+    format!("{what}: {} pauses, half of them at most {}, the worst {}", pauses.len(), at(1), at(2))
 }
 
 #[test]
@@ -363,7 +361,7 @@ fn an_answer_goes_on_whichever_stage_is_killed_at_whatever_moment() {
             }
         }
     }
-    report("killed", pauses);
+    println!("{}", report("killed", pauses));
     mesh.wait_until_nobody_holds_a_session();
 }
 
@@ -380,7 +378,7 @@ fn an_answer_goes_round_a_hop_that_is_cut_at_whatever_moment() {
             mesh.holders[struck].peer.post("faults", &json!([]));
         }
     }
-    report("cut off", pauses);
+    println!("{}", report("cut off", pauses));
     mesh.wait_until_nobody_holds_a_session();
 }
 
@@ -404,7 +402,7 @@ fn an_answer_goes_on_without_a_stage_that_stands_still_and_what_thaws_lets_go() 
         mesh.wait_until_nobody_holds_a_session();
         mesh.wait_until_all_are_ready();
     }
-    report("frozen", pauses);
+    println!("{}", report("frozen", pauses));
 }
 
 #[test]
@@ -426,8 +424,7 @@ fn an_answer_survives_two_stages_at_once_and_the_death_of_what_takes_a_place() {
         mesh.restart(also);
         mesh.wait_until_all_are_ready();
     }
-    for role in 0..RANGES.len() {
-        let range = RANGES[role];
+    for range in RANGES {
         let fault = Fault { moment: Moment::BeforeApply, ..question.fault(When::MidStream, Act::Stop) };
         mesh.arm(range, fault);
         let asked = mesh.start(&question.args);
@@ -449,7 +446,7 @@ fn an_answer_survives_two_stages_at_once_and_the_death_of_what_takes_a_place() {
         mesh.restart(killed[1]);
         mesh.wait_until_all_are_ready();
     }
-    report("two at once", pauses);
+    println!("{}", report("two at once", pauses));
     mesh.wait_until_nobody_holds_a_session();
 }
 
@@ -471,7 +468,7 @@ fn an_answer_is_the_same_where_nothing_is_kept_to_be_sent_again() {
             mesh.wait_until_all_are_ready();
         }
     }
-    report("killed, without journals", pauses);
+    println!("{}", report("killed, without journals", pauses));
 }
 
 #[test]

@@ -16,7 +16,7 @@
 //! because it was, is not waited for: the others are a hot standby, without a replay in the reader's way. It is compared when it comes
 //! to what was shown.
 //!
-//! *Judging.* Where chains differ (see [`testimony`]), the one that most contradict is outvoted: it is cancelled, whoever lied is not
+//! *Judging.* Where chains differ (see `testimony`), the one that most contradict is outvoted: it is cancelled, whoever lied is not
 //! paid and not asked again, and what was signed is kept. If two chains contradict each other, nothing more is shown; a third is leased
 //! without the suspects, begins with the tokens that both agree on, and decides. If there is none within the job's patience, or
 //! what was shown turns out to be wrong, the answer fails: it is never silently wrong.
