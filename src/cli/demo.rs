@@ -29,6 +29,7 @@ use crate::daemon::views::SummaryView;
 use crate::demo;
 use crate::os;
 use crate::os::Ending;
+use crate::units::UnitRange;
 
 /// How many peers share the model.
 const STAGES: u16 = 3;
@@ -68,12 +69,15 @@ enum Victim {
 /// Runs a mesh of processes, asks it, and shows what everybody did.
 pub(crate) async fn demo(args: DemoArgs) -> anyhow::Result<()> {
     let folder = tempfile::Builder::new().prefix("brigade-demo-").tempdir()?;
-    let copies = if args.kill.is_some() { 2 } else { 1 };
+    let units = swarm::units(demo::NAME)?;
+    // Where one is to be killed, every part is held twice, by peers that are told which.
+    let pinned = if args.kill.is_some() { [parts(units), parts(units)].concat() } else { Vec::new() };
     let plan = Plan {
         folder: folder.path().to_owned(),
-        peers: copies * usize::from(STAGES) + 1,
+        peers: pinned.len().max(usize::from(STAGES)) + 1,
         // As few as three can hold, so that nobody holds all and nobody can be spared.
-        units_per_peer: Some(swarm::units(demo::NAME)?.div_ceil(STAGES)),
+        units_per_peer: Some(units.div_ceil(STAGES)),
+        pinned,
         model: demo::NAME.to_owned(),
         threads: 1,
         life: Life::WithParent,
@@ -85,6 +89,12 @@ pub(crate) async fn demo(args: DemoArgs) -> anyhow::Result<()> {
     };
     swarm::gone(folder.path()).await;
     shown
+}
+
+/// A model's units in as many parts as there are stages.
+fn parts(units: u16) -> Vec<UnitRange> {
+    let cut = |stage: u16| (stage * units).div_ceil(STAGES);
+    (0..STAGES).filter_map(|stage| UnitRange::new(cut(stage), cut(stage + 1)).ok()).collect()
 }
 
 async fn show(plan: Plan, prompt: &str, kill: Option<Victim>) -> anyhow::Result<()> {

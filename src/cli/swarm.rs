@@ -51,6 +51,8 @@ pub(crate) struct Plan {
     pub(crate) peers: usize,
     /// The most units that one holds.
     pub(crate) units_per_peer: Option<u16>,
+    /// The units of each serving peer in turn; those beyond agree among themselves.
+    pub(crate) pinned: Vec<UnitRange>,
     /// A file, or the name of the model that the program carries.
     pub(crate) model: String,
     /// Engine threads of each.
@@ -213,7 +215,9 @@ impl Swarm {
             settings.insert("no-serve".to_owned(), true.into());
         } else {
             settings.insert("model".to_owned(), vec![plan.model.clone()].into());
-            if let Some(units) = plan.units_per_peer {
+            if let Some(range) = plan.pinned.get(peer - 1) {
+                settings.insert("units".to_owned(), range.to_string().into());
+            } else if let Some(units) = plan.units_per_peer {
                 settings.insert("units-per-peer".to_owned(), i64::from(units).into());
             }
         }

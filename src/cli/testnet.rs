@@ -63,6 +63,7 @@ pub(crate) async fn testnet(root: &Path, command: TestnetCommand) -> anyhow::Res
                 folder: folder(dir)?,
                 peers: peers.into(),
                 units_per_peer,
+                pinned: Vec::new(),
                 model: model_file(&model)?,
                 threads: threads.map_or(shared.max(1), usize::from),
                 life: Life::OnTheirOwn,

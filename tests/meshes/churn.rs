@@ -66,7 +66,7 @@ impl Having {
 }
 
 fn ask(home: &Home, prompt: &str) -> Result<Value, String> {
-    let args = ["ask", "--raw", "--json", "--temperature", "0", "--max-tokens", "48", "--patience", "60", prompt];
+    let args = ["ask", "--raw", "--json", "--temperature", "0", "--max-tokens", "48", "--patience", "20", prompt];
     let ended = run(home.command(&args));
     if ended.status.success() {
         serde_json::from_str(&ended.out).map_err(|error| error.to_string())
