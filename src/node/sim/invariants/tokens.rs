@@ -98,7 +98,11 @@ impl Answer {
         let position_due = Position((self.spec.prompt.len() + self.shown) as u32);
         let expected = (position_due, self.expected.get(self.shown).copied());
         if expected != (position, Some(token)) {
-            return Err(format!("{request:?} shows {token:?} at {position}, expected {expected:?}"));
+            let GenerateSpec { redundancy, wire, parameters, .. } = &self.spec;
+            let looks_back = parameters.looks_back();
+            return Err(format!(
+                "{request:?} ({redundancy:?}, {wire:?}, looks back: {looks_back}) shows {token:?} at {position}, expected {expected:?}"
+            ));
         }
         self.shown += 1;
         Ok(())
