@@ -182,7 +182,7 @@ impl Mesh {
             holders.iter().copied().find(|&index| is_stopped(self.holders[index].peer.pid()))
         });
         for index in holders.into_iter().filter(|&index| index != struck) {
-            self.holders[index].peer.post("faults", &json!([]));
+            disarm(&self.holders[index].peer);
         }
         struck
     }
@@ -225,6 +225,19 @@ fn is_stopped(pid: u32) -> bool {
 fn state(pid: u32) -> Option<char> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     stat.rsplit_once(") ")?.1.chars().next()
+}
+
+/// Takes a peer's faults away. Where two holders of a range share it, both are struck; the other one goes on.
+fn disarm(peer: &Peer) {
+    std::thread::scope(|scope| {
+        let asked = scope.spawn(|| peer.post("faults", &json!([])));
+        wait_for("a peer has no faults any more", || {
+            if is_stopped(peer.pid()) {
+                thaw(peer.pid());
+            }
+            asked.is_finished().then_some(())
+        });
+    });
 }
 
 /// Lets a process that stands still go on.
