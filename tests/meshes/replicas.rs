@@ -84,7 +84,7 @@ fn two_chains_find_that_one_lies_and_a_third_holder_decides() {
 }
 
 #[test]
-fn with_two_chains_the_death_of_a_stage_makes_nobody_wait() {
+fn with_two_chains_the_death_of_a_stage_costs_no_token() {
     let mut mesh = Mesh::up(1, &[]);
     let question = question(&mesh);
     for range in RANGES {
