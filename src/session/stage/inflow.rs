@@ -1,6 +1,7 @@
 //! What a stage computes from: hidden states from upstream, or at the driver the prompt and the tokens that return.
 
 use std::collections::VecDeque;
+use std::mem;
 
 use crate::amounts::Position;
 use crate::ids::Epoch;
@@ -227,19 +228,6 @@ impl Heard {
         let skipped = known.minus(self.first).0 as usize;
         self.tokens.iter().skip(skipped).take(MAX_FEED).copied().collect()
     }
-
-    /// Takes those of a newer chain, which go on where these end or earlier.
-    fn extend(&mut self, newer: Self) {
-        if newer.tokens.is_empty() {
-            return;
-        }
-        self.tokens.truncate(newer.first.minus(self.first).0 as usize);
-        if self.tokens.is_empty() || newer.first < self.first {
-            *self = newer;
-        } else {
-            self.tokens.extend(newer.tokens);
-        }
-    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -349,10 +337,11 @@ impl Inflow {
         }
     }
 
-    /// Adds what the driver heard in this chain to what it did in earlier ones.
-    pub(super) fn add_heard(&self, heard: &mut Heard) {
-        if let Self::Tokens(tokens) = self {
-            heard.extend(tokens.heard.clone());
+    /// What the driver heard in this chain, if it went on in it.
+    pub(super) fn heard(&mut self) -> Option<Heard> {
+        match self {
+            Self::Tokens(tokens) if tokens.prompt == Prompt::Complete => Some(mem::take(&mut tokens.heard)),
+            Self::Tokens(_) | Self::Frames(_) => None,
         }
     }
 

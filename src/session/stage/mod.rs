@@ -198,7 +198,7 @@ pub struct LeasedStage {
     reach: Position,
     /// Work on positions that it held and had to forget.
     rewound: Mflop,
-    /// What the driver heard in earlier chains.
+    /// What the driver heard in the last chain that went on.
     heard: Heard,
     /// How many tokens the requester knew when it asked last.
     known: Position,

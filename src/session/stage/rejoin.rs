@@ -40,7 +40,10 @@ impl LeasedStage {
         if self.terms.rejoin(newer).is_none() {
             return self.fail(StageFailure::BadRequest);
         }
-        self.inflow.add_heard(&mut self.heard);
+        // What was fed in a chain that went on is all that was heard before it.
+        if let Some(heard) = self.inflow.heard() {
+            self.heard = heard;
+        }
         self.known = known;
         // What was sent and not computed is lost with its hop; the upstream neighbour will send it again.
         self.inflow = inflow(&self.terms, self.length);

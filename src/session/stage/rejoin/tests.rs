@@ -24,6 +24,7 @@ use crate::session::stage::tests::offer;
 use crate::session::stage::tests::peer;
 use crate::session::stage::tests::running;
 use crate::session::stage::tests::told;
+use crate::session::step::StepInput;
 use crate::session::streams::Outgoing;
 use crate::units::Chain;
 use crate::wire::control::Begins;
@@ -220,35 +221,71 @@ fn a_stage_in_anothers_place_waits_for_the_word_to_go_on() {
     assert!(leased.waiting().is_some());
 }
 
-#[test]
-fn the_driver_names_the_tokens_that_the_requester_does_not_know() {
-    let mut driver = running(0);
-    driver.on_control(feed(0, 300, LastFeed::Yes), T0);
-    while let Some((step, _)) = driver.take(ALL) {
-        let count = if step.first.0 == 256 { 44 } else { 128 };
-        driver.on_stepped(Position(step.first.0 + count), hidden(count), Span(1));
+/// Feeds the driver the tokens of positions from `first` to `fed`, which it computes; how many frames it sends.
+fn fed(driver: &mut LeasedStage, first: u32, fed: u32) -> u64 {
+    let mut frames = 0;
+    for effect in driver.on_control(feed(first, fed - first, LastFeed::Yes), T0) {
+        assert!(!matches!(effect, Effect::Send(CONTROL, _)), "{effect:?}");
     }
-    for (step, position) in (300..303).enumerate() {
+    while let Some((step, _)) = driver.take(ALL) {
+        let StepInput::Tokens(tokens) = step.input else { panic!("the driver computes from tokens") };
+        let count = tokens.len() as u32;
+        driver.on_stepped(Position(step.first.0 + count), hidden(count), Span(1));
+        driver.on_back(HopBack::Taken(Step(frames)));
+        frames += 1;
+    }
+    frames
+}
+
+/// Lets the driver hear the token of each position, and compute it; the hop has been sent so many frames.
+fn hears(driver: &mut LeasedStage, epoch: u32, positions: std::ops::Range<u32>, frames: u64) {
+    for (step, position) in (0..).zip(positions) {
         let token = TokenFrame {
             session: SESSION,
-            epoch: Epoch(5),
-            step: Step(step as u64),
+            epoch: Epoch(epoch),
+            step: Step(step),
             position: Position(position),
             token: Token(position % 50),
         };
-        driver.on_back(HopBack::Taken(Step(2 + step as u64)));
         assert_eq!(driver.on_forward(HopForward::Token(token)), []);
         driver.take(ALL).unwrap();
         driver.on_stepped(Position(position + 1), hidden(1), Span(1));
+        driver.on_back(HopBack::Taken(Step(frames + step)));
     }
-    let known = Reconfigure { known: Position(301), ..newer(6, 0) };
+}
 
-    driver.on_reconfigure(known, NEW_HOP, T0);
-    let effects = attach(&mut driver);
+/// What the driver says that it heard after `known` when it is called into a newer chain, and its hops are open.
+fn heard(driver: &mut LeasedStage, epoch: u32, known: u32) -> Vec<Token> {
+    driver.on_reconfigure(Reconfigure { known: Position(known), ..newer(epoch, 0) }, NEW_HOP, T0);
+    match told(&attach(driver))[..] {
+        [FromStage::Rejoined(rejoined)] => rejoined.heard.clone(),
+        ref other => panic!("{other:?}"),
+    }
+}
 
-    let heard = vec![Token(1), Token(2)];
-    let (epoch, length, journal) = (Epoch(6), Position(303), Position(0));
-    assert_eq!(told(&effects), [&FromStage::Rejoined(Rejoined { epoch, length, journal, heard })]);
+#[test]
+fn the_driver_names_the_tokens_that_the_requester_does_not_know() {
+    let mut driver = running(0);
+    let frames = fed(&mut driver, 0, 300);
+    hears(&mut driver, 5, 300..303, frames);
+
+    assert_eq!(heard(&mut driver, 6, 301), [Token(1), Token(2)]);
+    // Whoever asked has not heard the answer, or another stage was lost before it could be used.
+    assert_eq!(heard(&mut driver, 7, 301), [Token(1), Token(2)]);
+}
+
+/// The tail's word reaches the requester by its own way, and may come there when the driver's hop is broken already.
+#[test]
+fn what_the_driver_hears_in_a_newer_chain_does_not_follow_what_it_heard_before() {
+    let mut driver = running(0);
+    let frames = fed(&mut driver, 0, 300);
+    hears(&mut driver, 5, 300..302, frames);
+    assert_eq!(heard(&mut driver, 6, 304), []);
+    driver.on_control(resume(6, 302, 302), T0);
+    let frames = fed(&mut driver, 302, 304);
+    hears(&mut driver, 6, 304..307, frames);
+
+    assert_eq!(heard(&mut driver, 7, 305), [Token(305 % 50), Token(306 % 50)]);
 }
 
 #[test]
