@@ -241,6 +241,7 @@ impl World {
     pub(super) fn befall(&mut self, fault: Fault) {
         let now = self.now;
         self.trace.note(now, &fault);
+        trace::tell(now, PeerKey::new([0; 32]), &fault);
         self.see(&Seen::Befell(fault));
         match fault {
             Fault::Crash(peer) => self.crash(peer),
@@ -307,6 +308,7 @@ impl World {
         let life = host.life;
         let Some(node) = &mut host.node else { return };
         self.trace.note(now, &(peer, trace::tag(&input)));
+        trace::tell(now, peer, &input);
         for action in node.handle(input, at) {
             // It may have died of the one before.
             if self.hosts[&peer].life == life && self.hosts[&peer].node.is_some() {
@@ -463,6 +465,7 @@ impl World {
 
     fn perform(&mut self, peer: PeerKey, action: Action) {
         let (now, life) = (self.now, self.hosts[&peer].life);
+        trace::tell(now, peer, &action);
         self.see(&Seen::Asked { peer, life, action: &action });
         match action {
             Action::OpenControl(stream, to) => self.open((peer, life, stream), to, StreamInput::ControlArrived(peer)),

@@ -3,7 +3,10 @@
 //! ```text
 //! BRIGADE_SEEDS=1234..1235 cargo test --lib node::sim::seeds -- --nocapture
 //! BRIGADE_SEEDS=0..20000 cargo test --lib node::sim::seeds
+//! BRIGADE_TELL=1 BRIGADE_SEEDS=1234..1235 cargo test --lib no_seed_violates -- --nocapture
 //! ```
+//!
+//! The last tells all that each peer heard and did.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;

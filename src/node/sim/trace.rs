@@ -1,9 +1,11 @@
-//! A hash of all that happened, so that a run can be told from another.
+//! A hash of all that happened, so that a run can be told from another; with `BRIGADE_TELL` set, the whole story of it.
 
 use std::fmt::Debug;
 use std::fmt::Write;
+use std::sync::LazyLock;
 
 use crate::amounts::Time;
+use crate::ids::PeerKey;
 use crate::ids::RequestId;
 use crate::node::io::Delivery;
 use crate::node::io::EngineInput;
@@ -20,6 +22,17 @@ impl Trace {
         self.0 = mix(self.0 ^ now.0);
         let written = write!(Sink(self), "{happened:?}");
         written.expect("a sink takes everything");
+    }
+}
+
+/// The most of one line of a story (arbitrary: rows of hidden states are of no interest).
+const MAX_LINE: usize = 600;
+
+/// Prints what happened, if the story was asked for.
+pub(super) fn tell(now: Time, whose: PeerKey, happened: &impl Debug) {
+    static ASKED: LazyLock<bool> = LazyLock::new(|| std::env::var_os("BRIGADE_TELL").is_some());
+    if *ASKED {
+        println!("{:>12} {whose:?} {:.MAX_LINE$}", now.0, format!("{happened:?}"));
     }
 }
 

@@ -267,13 +267,26 @@ impl Requester {
         (requester, vec![Effect::Plan])
     }
 
-    /// Leases a chain, in answer to [`Effect::Plan`].
+    /// Leases a chain, in answer to [`Effect::Plan`]. It may have been cancelled since it asked.
     pub fn lease(&mut self, chain: Chain, ids: &mut StreamIds, now: Time) -> Vec<Effect> {
-        if self.phase == Phase::Mending {
-            self.meanwhile = None;
-            self.rejoin(chain, ids, now);
-            return self.drain();
+        match self.phase {
+            Phase::Planning => self.lease_all(chain, ids, now),
+            Phase::Mending => {
+                self.meanwhile = None;
+                self.rejoin(chain, ids, now);
+            }
+            Phase::Pausing { .. }
+            | Phase::Leasing { .. }
+            | Phase::Running
+            | Phase::Waiting { .. }
+            | Phase::Rejoining { .. }
+            | Phase::Settling { .. }
+            | Phase::Over => {}
         }
+        self.drain()
+    }
+
+    fn lease_all(&mut self, chain: Chain, ids: &mut StreamIds, now: Time) {
         self.attempts += 1;
         self.epoch = Epoch(self.attempts);
         self.phase = Phase::Leasing { until: now.after(LEASE).min(self.began.after(LEASE_TOTAL)) };
@@ -286,25 +299,32 @@ impl Requester {
             self.effects.push(Effect::Send(control.stream, ToStage::Offer(Box::new(offer))));
         }
         self.chain = Some(chain);
-        self.drain()
     }
 
     /// There is no chain, in answer to [`Effect::Plan`]. If hops failed, their ends may only not have found each other
     /// yet: all are tried again after a pause, as long as there is time; and so is a busy peer that is soon to be asked again.
     /// A peer's refusal says more than that it left a hole.
     pub fn no_chain(&mut self, failure: GenerateFailure, now: Time) -> Vec<Effect> {
-        if self.phase == Phase::Mending {
-            if !self.goes_on() {
-                self.wait_for_chain(failure, now);
+        match self.phase {
+            Phase::Planning => match self.next_attempt(now) {
+                Some(until) => self.phase = Phase::Pausing { until },
+                None => {
+                    let failure = self.refusal(now).unwrap_or(failure);
+                    self.over(failure);
+                }
+            },
+            Phase::Mending => {
+                if !self.goes_on() {
+                    self.wait_for_chain(failure, now);
+                }
             }
-            return self.drain();
-        }
-        match self.next_attempt(now) {
-            Some(until) => self.phase = Phase::Pausing { until },
-            None => {
-                let failure = self.refusal(now).unwrap_or(failure);
-                self.over(failure);
-            }
+            Phase::Pausing { .. }
+            | Phase::Leasing { .. }
+            | Phase::Running
+            | Phase::Waiting { .. }
+            | Phase::Rejoining { .. }
+            | Phase::Settling { .. }
+            | Phase::Over => {}
         }
         self.drain()
     }

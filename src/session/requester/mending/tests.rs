@@ -8,6 +8,7 @@ use crate::session::requester::Effect;
 use crate::session::requester::GRACE;
 use crate::session::requester::PAUSE;
 use crate::session::requester::Requester;
+use crate::session::requester::SETTLE;
 use crate::session::requester::tests::STREAMS;
 use crate::session::requester::tests::T0;
 use crate::session::requester::tests::broken;
@@ -123,6 +124,23 @@ fn when_all_are_there_each_is_told_where_to_go_on_and_the_last_token_is_fed_agai
     let Some(Effect::Mended(mended)) = effects.last() else { panic!("{effects:?}") };
     assert_eq!((&mended.chain, mended.known), (&without(1), Position(7)));
     assert_eq!(mended.lost, [Stage { peer: peer(2), range: range(2, 4) }]);
+}
+
+/// Whoever drives it may cancel it before the chain that it has asked for is there.
+#[test]
+fn a_chain_for_an_answer_that_was_cancelled_meanwhile_is_not_leased() {
+    let (mut requester, mut ids) = under_way(false);
+    lose(&mut requester, 1);
+    let effects = requester.cancel(T0);
+    let [Effect::Failed(_), Effect::Owe { positions, .. }] = &effects[..] else { panic!("{effects:?}") };
+    assert_eq!(*positions, Position(7));
+
+    assert_eq!(requester.lease(without(1), &mut ids, T0), []);
+    assert_eq!(requester.no_chain(GenerateFailure::Busy, T0), []);
+    let effects = requester.on_tick(T0.after(SETTLE));
+
+    assert_eq!(closed(&effects), [STREAMS[0], STREAMS[2]]);
+    assert_eq!(effects.last(), Some(&Effect::Ended));
 }
 
 #[test]
