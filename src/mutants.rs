@@ -31,11 +31,17 @@ pub enum Mutant {
     FeedFromStart,
     /// An entry is told to others before it is on the disk.
     TellBeforeStored,
+    /// A stage says that it leaves, and nobody heeds it.
+    IgnoreLeaving,
+    /// What one of several chains has computed is shown though others are to be heard.
+    ShowUncompared,
+    /// Of chains that differ, those that most agree with are taken for wrong.
+    BelieveTheFewest,
 }
 
 impl Mutant {
     /// Every bug.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 15] = [
         Self::AcceptOldEpoch,
         Self::ForgetToRewind,
         Self::ApplyStepTwice,
@@ -48,6 +54,9 @@ impl Mutant {
         Self::ShowHeardTwice,
         Self::FeedFromStart,
         Self::TellBeforeStored,
+        Self::IgnoreLeaving,
+        Self::ShowUncompared,
+        Self::BelieveTheFewest,
     ];
 }
 

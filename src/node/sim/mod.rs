@@ -94,6 +94,14 @@ const REBOOT: Span = Span::seconds(1);
 /// What changes a message on its way.
 pub(super) type Tamper = Box<dyn FnMut(PeerKey, &mut Outgoing)>;
 
+/// What one of the chains of an answer computes.
+#[derive(Clone, Copy, Debug)]
+struct Part {
+    request: RequestId,
+    index: u16,
+    redundancy: Redundancy,
+}
+
 /// Nodes, the streams between them, and the time.
 pub(super) struct World {
     pub(super) now: Time,
@@ -103,10 +111,10 @@ pub(super) struct World {
     requests: u64,
     /// Whom each was asked of.
     asked: BTreeMap<RequestId, (PeerKey, Life)>,
-    /// The sessions in which the same is computed as in the first one of a request.
-    sessions: BTreeMap<SessionId, (RequestId, u16)>,
-    /// The chains that compute the same answer as the first.
-    compared: BTreeMap<(RequestId, u16), Chain>,
+    /// What is computed in which session.
+    sessions: BTreeMap<SessionId, Part>,
+    /// The newest chain of each session.
+    chains: BTreeMap<SessionId, Chain>,
     inputs: usize,
     trace: Trace,
     /// How often what befell a chain.
@@ -133,7 +141,7 @@ impl World {
             requests: 0,
             asked: BTreeMap::new(),
             sessions: BTreeMap::new(),
-            compared: BTreeMap::new(),
+            chains: BTreeMap::new(),
             inputs: 0,
             trace: Trace::default(),
             struck: BTreeMap::new(),
@@ -195,8 +203,9 @@ impl World {
             return request;
         }
         self.asked.insert(request, (peer, self.hosts[&peer].life));
-        for index in (1..CHAINS).filter(|_| spec.redundancy != Redundancy::NONE) {
-            self.sessions.insert(session_of(session, ReplicaIndex(index)), (request, index));
+        let redundancy = spec.redundancy;
+        for index in (0..CHAINS).filter(|index| *index == 0 || redundancy != Redundancy::NONE) {
+            self.sessions.insert(session_of(session, ReplicaIndex(index)), Part { request, index, redundancy });
         }
         self.see(&Seen::Submitted { request, session, peer, spec: &spec });
         self.input(peer, Input::Submit { request, session, spec });
@@ -514,9 +523,9 @@ impl World {
 
     fn carry(&mut self, from: End, mut message: Outgoing) {
         if let Outgoing::ToStage(ToStage::Offer(offer)) = &message
-            && let Some(&compared) = self.sessions.get(&offer.session)
+            && self.sessions.contains_key(&offer.session)
         {
-            self.compared.insert(compared, offer.chain.clone());
+            self.chains.insert(offer.session, offer.chain.clone());
         }
         if let Some(tamper) = &mut self.tamper {
             tamper(from.0, &mut message);
@@ -580,8 +589,10 @@ impl World {
     /// Who asked, and the chains that the answer is on its way through.
     fn under_way(&self, request: RequestId) -> Vec<(PeerKey, Chain)> {
         let first = self.first_under_way(request);
-        let of_request = self.compared.range((request, 0)..(request, u16::MAX));
-        let others = first.iter().flat_map(|(peer, _)| of_request.clone().map(|(_, chain)| (*peer, chain.clone())));
+        let compared = self.sessions.iter().filter(|(_, part)| part.request == request && part.index > 0);
+        let others: BTreeMap<u16, &Chain> =
+            compared.filter_map(|(session, part)| Some((part.index, self.chains.get(session)?))).collect();
+        let others = first.iter().flat_map(|(peer, _)| others.values().map(|chain| (*peer, (*chain).clone())));
         let others: Vec<_> = others.collect();
         first.into_iter().chain(others).collect()
     }
@@ -624,22 +635,36 @@ impl World {
 
     /// A process that was asked to stop goes, and another takes its place.
     fn depart(&mut self, peer: PeerKey) {
-        let held = self.hosts[&peer].engine.holds();
-        let has_spare = self.has_spare(peer);
-        self.see(&Seen::Left { peer, held: &held, has_spare });
+        let needless = self.holds_needlessly(peer);
+        self.see(&Seen::Left { peer, needless: &needless });
         self.crash(peer);
         self.agenda.schedule(self.now.after(REBOOT), Event::Befall(Fault::Restart(peer)));
     }
 
-    /// Whether others that have been there since it was asked to stop serve all that a peer does.
-    fn has_spare(&self, peer: PeerKey) -> bool {
-        let leaver = &self.hosts[&peer];
-        let Some(others) = &leaver.leaving else { return false };
+    /// Sessions of others that a leaver holds, though others that have been there since it was asked to stop could have taken over.
+    fn holds_needlessly(&self, peer: PeerKey) -> BTreeSet<SessionId> {
+        let is_needless = |session: &SessionId| {
+            let Some(Part { request, redundancy, .. }) = self.sessions.get(session) else { return false };
+            // Its own user's answers end with it.
+            let is_of_another = self.asked.get(request).is_some_and(|(requester, _)| *requester != peer);
+            is_of_another && self.can_be_taken_over(peer, *session, *redundancy)
+        };
+        self.hosts[&peer].engine.holds().into_iter().filter(is_needless).collect()
+    }
+
+    /// Whether a chain of the session can do without the leaver. One chain may be cut anywhere; several are cut at the same units, and
+    /// no unit of two is at one peer.
+    fn can_be_taken_over(&self, leaver: PeerKey, session: SessionId, redundancy: Redundancy) -> bool {
+        let Some(others) = &self.hosts[&leaver].leaving else { return false };
         let spares: Vec<&Host> =
             self.hosts.iter().filter(|(of, host)| others.get(*of) == Some(&host.life)).map(|(_, host)| host).collect();
-        let is_spare = |host: &&&Host| host.is_up() && host.leaving.is_none();
-        let mut served = (0..shape().units()).filter(|unit| leaver.serves(*unit));
-        served.all(|unit| spares.iter().filter(is_spare).any(|host| host.serves(unit)))
+        let spares = || spares.iter().filter(|host| host.is_up() && host.leaving.is_none());
+        let serving = |range: UnitRange| spares().filter(|host| range.iter().all(|unit| host.serves(unit))).count();
+        let parts: Vec<UnitRange> = match self.chains.get(&session) {
+            Some(chain) if redundancy != Redundancy::NONE => chain.stages().iter().map(|stage| stage.range).collect(),
+            Some(_) | None => (0..shape().units()).map(|unit| range(unit, unit + 1)).collect(),
+        };
+        parts.into_iter().all(|part| serving(part) >= usize::from(redundancy.chains()))
     }
 
     fn restart(&mut self, peer: PeerKey) {

@@ -9,6 +9,10 @@ use std::collections::BTreeSet;
 
 use crate::ids::ReplicaIndex;
 use crate::ids::RowsHash;
+#[cfg(feature = "mutants")]
+use crate::mutants::Mutant;
+#[cfg(feature = "mutants")]
+use crate::mutants::is_planted;
 use crate::session::outcome::Certainty;
 use crate::session::replicas::claims::Claimed;
 use crate::session::replicas::replica::Vote;
@@ -147,6 +151,10 @@ pub(super) fn judge(testimonies: &Testimonies<'_>, able: &BTreeSet<ReplicaIndex>
         return Finding::Wait;
     }
     groups.sort_by_key(|group| std::cmp::Reverse(group.len()));
+    #[cfg(feature = "mutants")]
+    if is_planted(Mutant::BelieveTheFewest) && groups[0].len() > groups[1].len() {
+        return Finding::Wrong { wrong: groups[0].clone(), right: groups[1][0], at };
+    }
     let (one, other) = (groups[0][0], groups[1][0]);
     if groups[0].len() > groups[1].len() {
         return Finding::Wrong { wrong: groups[1..].concat(), right: one, at };

@@ -11,6 +11,10 @@
 use crate::amounts::Time;
 use crate::ids::PeerKey;
 use crate::ids::StageIndex;
+#[cfg(feature = "mutants")]
+use crate::mutants::Mutant;
+#[cfg(feature = "mutants")]
+use crate::mutants::is_planted;
 use crate::session::outcome::GenerateFailure;
 use crate::session::requester::Phase;
 use crate::session::requester::Requester;
@@ -30,6 +34,10 @@ pub(super) struct Meanwhile {
 impl Requester {
     /// A stage is about to leave, and so is every other one of its peer.
     pub(super) fn leaves(&mut self, index: StageIndex, now: Time) {
+        #[cfg(feature = "mutants")]
+        if is_planted(Mutant::IgnoreLeaving) {
+            return;
+        }
         let peer = self.control(index).stage.peer;
         let stages = self.controls.iter_mut().filter(|control| control.stage.peer == peer);
         stages.for_each(|control| control.is_leaving = true);

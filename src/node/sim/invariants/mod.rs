@@ -32,8 +32,8 @@ pub(super) enum Seen<'a> {
     Died(PeerKey),
     /// Something goes wrong, or right again.
     Befell(Fault),
-    /// A process that was asked to stop is about to be gone: what its engine holds, and whether others serve all that it did.
-    Left { peer: PeerKey, held: &'a BTreeSet<SessionId>, has_spare: bool },
+    /// A process that was asked to stop is about to be gone: sessions that it holds and others could have taken over.
+    Left { peer: PeerKey, needless: &'a BTreeSet<SessionId> },
 }
 
 /// Something that must hold.
