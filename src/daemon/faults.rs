@@ -69,6 +69,8 @@ pub enum Act {
     Cut,
     /// What was computed is passed on changed, from then on.
     Lie,
+    /// The engine does not come back with the step; the process goes on. Before it is applied only.
+    Hang,
 }
 
 /// The faults that wait, and what they need to know.
@@ -142,7 +144,7 @@ impl Daemon {
                 Some((fault, step.key.session))
             });
             if let Some((fault, session)) = struck.next() {
-                return (self.strike(fault, session), true);
+                return (self.strike(fault, session), fault.act != Act::Hang);
             }
         } else if let Action::Send(stream, Outgoing::Forward(message)) = action {
             let (end, step) = sent(message);
@@ -164,6 +166,7 @@ impl Daemon {
                 self.faults.liar = true;
                 Vec::new()
             }
+            Act::Hang => Vec::new(),
             Act::Cut => {
                 stand_still();
                 self.cut(session)

@@ -157,7 +157,10 @@ fn notices(daemon: &Daemon) -> Vec<String> {
         .node
         .impostor()
         .map(|order| format!("another process speaks with this peer's key (boot {}): stop one of the two", order.boot));
-    refused.chain(impostor).collect()
+    let stuck = daemon.node.is_stuck().then(|| {
+        "the engine does not come back with what it computes: all leases were given up; restart this peer if that lasts".to_owned()
+    });
+    refused.chain(impostor).chain(stuck).collect()
 }
 
 /// An address with the identity that others need to dial it.

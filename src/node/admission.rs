@@ -11,6 +11,9 @@
 //! **Fair shares.** Whoever has leases may take another as long as it has no more than there are left, and some multiple for
 //! memory (dynamic thresholds, Choudhury and Hahne 1998): one alone gets far, many get equal parts, and there is always something
 //! left for a newcomer. This peer's own work and answers under way elsewhere, which ask for a lost stage's place, are not bound by it.
+//!
+//! **Own work first.** If this peer's own answer needs it and no other peer will do, the least important of others' leases makes way:
+//! its requester is told that it is to go, and hands it over; where nobody can take it, it ends after a while.
 
 use crate::amounts::Bytes;
 use crate::amounts::Position;
@@ -36,6 +39,12 @@ const MEMORY_SHARE: u64 = 4;
 
 /// When to ask again a peer that has computed nothing yet, and so cannot tell (arbitrary).
 const UNKNOWN: Span = Span::seconds(1);
+
+/// When own work is to ask again for which others' leases make way (arbitrary: handing over takes a few round trips).
+const MADE_WAY: Span = Span::millis(200);
+
+/// How long a lease that makes way may take to be handed over: as long as a peer that leaves waits for that.
+const HAND_OVER: Span = Span::seconds(8);
 
 /// The soonest and the latest that a busy peer is to be asked again (arbitrary: a few round trips; sessions often end long before
 /// all of their positions are used).
@@ -122,13 +131,58 @@ impl Node {
         let claim = if is_prior { Claim::Prior } else { Claim::Fair };
         match stock.reserve(wanted, claim) {
             Ok(reserved) => Ok((terms, reserved)),
+            Err(shortage) if self.class(requester) == Class::Own => Err(self.own_lacks(shortage)),
             Err(shortage) => Err(self.busy(shortage, requester)),
         }
+    }
+
+    /// This peer's own work lacks something here. It may do with another peer; if not, [`Node::make_way`] follows.
+    fn own_lacks(&mut self, shortage: Shortage) -> Decline {
+        let decline = self.busy(shortage, self.me);
+        let lacking = match shortage {
+            Shortage::Leases => Bytes::ZERO,
+            Shortage::Memory(lacking) => lacking,
+            Shortage::Share => return decline,
+        };
+        self.stages.lacking = Some(lacking);
+        let retry_after = if self.least_important().is_empty() { decline.retry_after } else { Some(MADE_WAY) };
+        Decline { retry_after, ..decline }
+    }
+
+    /// Lets others' leases make way for what own work lacked here last: as few as it takes.
+    pub(super) fn make_way(&mut self, now: Time) {
+        let Some(lacking) = self.stages.lacking.take() else { return };
+        let going = self.stages.leased.values().filter(|leased| leased.goes_at.is_some());
+        let mut freed: Vec<Bytes> = going.map(|leased| leased.reserved.cache).collect();
+        for key in self.least_important() {
+            if !freed.is_empty() && lacking <= freed.iter().copied().sum() {
+                return;
+            }
+            if let Some(leased) = self.stages.leased.get_mut(&key) {
+                leased.goes_at = Some(now.after(HAND_OVER));
+                freed.push(leased.reserved.cache);
+            }
+            self.with_stage(key, now, LeasedStage::on_drain);
+        }
+    }
+
+    /// Leases of others that could make way, in the order in which they do: those of strangers before those of trusted peers, and
+    /// of these the ones that would last longest.
+    fn least_important(&self) -> Vec<StageKey> {
+        let others =
+            self.stages.leased.iter().filter(|(_, leased)| leased.class != Class::Own && leased.goes_at.is_none());
+        let mut others: Vec<(Class, Position, StageKey)> =
+            others.map(|(&key, leased)| (leased.class, leased.stage.left(), key)).collect();
+        others.sort_unstable_by(|one, other| other.cmp(one));
+        others.into_iter().map(|(_, _, key)| key).collect()
     }
 
     fn check(&mut self, offer: Offer, requester: PeerKey, now: Time) -> Result<Terms, DeclineReason> {
         if self.departure == Departure::Draining {
             return Err(DeclineReason::Draining);
+        }
+        if self.is_stuck() {
+            return Err(DeclineReason::Busy);
         }
         if self.config.serves == Serves::Allowed && self.class(requester) == Class::Other {
             return Err(DeclineReason::NotAllowed);

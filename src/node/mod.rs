@@ -22,6 +22,7 @@ mod requests;
 mod sim;
 mod stages;
 mod streams;
+mod stuck;
 #[cfg(test)]
 mod tests;
 mod views;
@@ -123,6 +124,7 @@ impl Node {
             Input::Drain => self.on_drain(now),
             Input::Tick => self.on_tick(now),
         }
+        self.welcome_engine(now);
         self.pump(now);
         mem::take(&mut self.actions)
     }
@@ -157,6 +159,7 @@ impl Node {
         self.tick_neighbours(now);
         self.tick_holdings(now);
         self.tick_stages(now);
+        self.watch_engine(now);
         for request in self.requests.keys().copied().collect::<Vec<_>>() {
             self.with_request(request, now, |replicas: &mut Replicas, _| replicas.on_tick(now));
         }

@@ -86,13 +86,18 @@ impl Node {
             Some(class) => self.only_class(view, class, now),
             None => view,
         };
+        let is_refused_here = view.avoid.contains(&self.me);
         let planned = routing::apart(&view, survivors.as_deref(), &Apart { others, may_share: decides, cuts });
         let Some(request) = self.requests.get_mut(&id) else { return Vec::new() };
         match planned {
             Ok(plan) => request.replicas.lease(index, plan.chain, &mut self.ids, now),
             Err(no_route) => {
                 let units = request.replicas.job().shape.units();
-                request.replicas.no_chain(index, no_cover(no_route, units), now)
+                let effects = request.replicas.no_chain(index, no_cover(no_route, units), now);
+                if is_refused_here {
+                    self.make_way(now);
+                }
+                effects
             }
         }
     }

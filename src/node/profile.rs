@@ -58,7 +58,8 @@ impl Node {
             sessions: u16::try_from(self.sessions()).unwrap_or(u16::MAX),
             queue: self.stages.queue(),
             round_trips: self.nearest(trips),
-            draining: self.departure == Departure::Draining,
+            // Nobody is to begin anything here: it leaves, or its engine does not come back.
+            draining: self.departure == Departure::Draining || self.is_stuck(),
         }
     }
 

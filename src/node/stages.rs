@@ -23,6 +23,7 @@ use crate::node::io::StepFailure;
 use crate::node::io::StepInput;
 use crate::node::io::StepOutput;
 use crate::node::streams::Owner;
+use crate::node::stuck::Watch;
 use crate::scheduler::Class;
 use crate::scheduler::Item;
 use crate::scheduler::Kind;
@@ -63,6 +64,8 @@ pub(super) struct Leased {
     steps: Step,
     /// What its last step was: one that decodes has a reader, whose next step is to come.
     last: Option<Kind>,
+    /// When it ends if it makes way for this peer's own work and was not handed over by then.
+    pub(super) goes_at: Option<Time>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -123,6 +126,10 @@ pub(super) struct Stages {
     /// The batch that the engine has, in the order in which it got the steps. The next is not handed over before all have
     /// landed, so that steps which become ready meanwhile go together.
     flights: Vec<Flight>,
+    /// Watches over it.
+    pub(super) watch: Watch,
+    /// Memory that this peer's own work lacked when it was refused here; none where it lacked a lease.
+    pub(super) lacking: Option<Bytes>,
     /// Since when the engine has had no batch.
     idle: Time,
     /// The smoothed time of one batch.
@@ -138,6 +145,8 @@ impl Stages {
             waiting: BTreeMap::new(),
             scheduler: Scheduler::new(config),
             flights: Vec::new(),
+            watch: Watch::default(),
+            lacking: None,
             idle: Time::ZERO,
             pass_time: Span::ZERO,
             step_time: Span::ZERO,
@@ -173,7 +182,14 @@ impl Stages {
 
     pub(super) fn deadline(&self) -> Option<Time> {
         let leases = self.leased.values().map(|leased| leased.stage.deadline());
-        leases.chain(self.waiting.values().map(|waiting| waiting.until)).chain(self.due()).min()
+        let going = self.leased.values().filter_map(|leased| leased.goes_at);
+        let waiting = self.waiting.values().map(|waiting| waiting.until);
+        leases.chain(going).chain(waiting).chain(self.due()).chain(self.watch.deadline()).min()
+    }
+
+    /// Whether the engine has nothing.
+    pub(super) fn has_landed(&self) -> bool {
+        self.flights.is_empty()
     }
 
     /// When the engine is to get its next batch.
@@ -376,9 +392,10 @@ impl Node {
         let hop = self.ids.open();
         let (stage, effects) = LeasedStage::new(terms, control, hop, now);
         self.owners.insert(control, Owner::Control(key));
-        self.stages
-            .leased
-            .insert(key, Leased { stage, reserved, class, queue: Queue::Out, steps: Step(0), last: None });
+        self.stages.leased.insert(
+            key,
+            Leased { stage, reserved, class, queue: Queue::Out, steps: Step(0), last: None, goes_at: None },
+        );
         self.perform_for_stage(key, effects, now);
         self.attach_early(key.session, epoch, now);
     }
@@ -483,7 +500,8 @@ impl Node {
 
     pub(super) fn tick_stages(&mut self, now: Time) {
         for key in self.stages.leased.keys().copied().collect::<Vec<_>>() {
-            self.with_stage(key, now, |stage| stage.on_tick(now));
+            let goes = self.stages.leased[&key].goes_at.is_some_and(|at| at <= now);
+            self.with_stage(key, now, |stage| if goes { stage.on_superseded() } else { stage.on_tick(now) });
         }
         let late = self.stages.waiting.iter().filter(|(_, waiting)| waiting.until <= now);
         for stream in late.map(|(&stream, _)| stream).collect::<Vec<_>>() {
@@ -500,7 +518,7 @@ impl Node {
             let steps: Vec<StageStep> = taken.into_iter().filter_map(|taken| self.begin(taken.item, now)).collect();
             // Nothing could be begun if what waited is no longer possible.
             if !steps.is_empty() {
-                self.take_off(steps);
+                self.take_off(steps, now);
             }
             self.enqueue(now);
         }
@@ -510,18 +528,25 @@ impl Node {
         }
     }
 
-    fn take_off(&mut self, steps: Vec<StageStep>) {
-        let decodes = steps.iter().all(|step| match &step.input {
-            StepInput::Tokens(tokens) => tokens.len() == 1,
-            StepInput::Hidden(payload, dtype) => {
-                let leased = self.stages.leased.get(&step.key);
-                leased.is_some_and(|leased| payload.len() as u64 == dtype.row_bytes(leased.stage.terms().shape.width))
-            }
-        });
-        let company = if decodes { Kind::Decode } else { Kind::Prefill };
+    fn take_off(&mut self, steps: Vec<StageStep>, now: Time) {
+        let counts: Vec<u32> = steps.iter().map(|step| self.positions(step)).collect();
+        let company = if counts.iter().all(|count| *count == 1) { Kind::Decode } else { Kind::Prefill };
         let flights = steps.iter().map(|step| Flight { key: step.key, lease: Lease::Held, company });
         self.stages.flights.extend(flights);
+        self.stages.watch.handed_over(Position(counts.iter().sum()), self.stages.pass_time, now);
         self.actions.push(Action::Engine(EngineAction::Steps(steps)));
+    }
+
+    /// How many positions a step has.
+    fn positions(&self, step: &StageStep) -> u32 {
+        let rows = match &step.input {
+            StepInput::Tokens(tokens) => tokens.len() as u64,
+            StepInput::Hidden(payload, dtype) => {
+                let width = self.stages.leased.get(&step.key).map_or(1, |leased| leased.stage.terms().shape.width);
+                payload.len() as u64 / dtype.row_bytes(width).max(1)
+            }
+        };
+        u32::try_from(rows).unwrap_or(u32::MAX)
     }
 
     fn enqueue(&mut self, now: Time) {

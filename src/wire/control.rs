@@ -380,6 +380,8 @@ pub enum StageFailure {
     Draining,
     /// The requester broke the protocol.
     BadRequest,
+    /// The engine has had a step for much longer than it should.
+    Stuck,
 }
 
 /// What a stage counted during a session.

@@ -137,6 +137,7 @@ fn control() -> Vec<(&'static str, Golden)> {
         ("from-stage-bad-frame", Golden::FromStage(FromStage::Failed(StageFailure::BadFrame { stage, peer }))),
         ("from-stage-engine", Golden::FromStage(FromStage::Failed(StageFailure::Engine("no memory".to_owned())))),
         ("from-stage-expired", Golden::FromStage(FromStage::Failed(StageFailure::Expired))),
+        ("from-stage-stuck", Golden::FromStage(FromStage::Failed(StageFailure::Stuck))),
         ("from-stage-settled", Golden::FromStage(FromStage::Settled(StageReport::default()))),
         ("from-stage-too-little", Golden::FromStage(FromStage::NotSettled(too_little))),
         ("from-stage-fork", Golden::FromStage(FromStage::NotSettled(SettleRefusal::Fork))),

@@ -322,7 +322,13 @@ fn failure() -> impl Strategy<Value = StageFailure> {
         (any::<u16>(), peer()).prop_map(|(stage, peer)| StageFailure::HopLost { stage: StageIndex(stage), peer }),
         (any::<u16>(), peer()).prop_map(|(stage, peer)| StageFailure::BadFrame { stage: StageIndex(stage), peer }),
         "[ -~]{0,200}".prop_map(StageFailure::Engine),
-        select(vec![StageFailure::NonFinite, StageFailure::Expired, StageFailure::Draining, StageFailure::BadRequest]),
+        select(vec![
+            StageFailure::NonFinite,
+            StageFailure::Expired,
+            StageFailure::Draining,
+            StageFailure::BadRequest,
+            StageFailure::Stuck
+        ]),
     ]
 }
 

@@ -17,6 +17,10 @@ pub(in crate::node) enum Fault {
     Freeze(PeerKey),
     /// It goes on.
     Thaw(PeerKey),
+    /// Its engine does not come back; the process goes on.
+    Hang(PeerKey),
+    /// The engine comes back with what it had.
+    Unhang(PeerKey),
     /// The connection breaks and is made again.
     Break(PeerKey, PeerKey),
     /// Nothing comes through from the first to the second.
@@ -47,6 +51,8 @@ pub(in crate::node) enum BlowKind {
     Crash,
     /// Its process stands still.
     Freeze,
+    /// Its engine does not come back for a while.
+    Hang,
     /// Its connection to the next stage breaks.
     Break,
     /// Nothing comes through to the next stage.
@@ -77,6 +83,8 @@ impl Fault {
             Self::Restart(_) => "restart",
             Self::Freeze(_) => "freeze",
             Self::Thaw(_) => "thaw",
+            Self::Hang(_) => "stuck engine",
+            Self::Unhang(_) => "engine back",
             Self::Break(..) => "broken connection",
             Self::Cut(..) => "cut direction",
             Self::Mend(..) => "mended direction",

@@ -35,6 +35,8 @@ pub(super) struct Host {
     /// What it will be told when it goes on.
     pub(super) frozen: Vec<Input>,
     pub(super) is_frozen: bool,
+    /// What its engine will say when it comes back, if it does not.
+    pub(super) stuck: Option<Vec<Input>>,
     /// If it was asked to stop: who else was there then, in which life, and was not.
     pub(super) leaving: Option<BTreeMap<PeerKey, Life>>,
     arrivals: u64,
@@ -55,6 +57,7 @@ impl Host {
             doomed: None,
             frozen: Vec::new(),
             is_frozen: false,
+            stuck: None,
             leaving: None,
             arrivals: 0,
             deliveries: Vec::new(),
@@ -83,6 +86,7 @@ impl Host {
         self.engine.die();
         self.doomed = None;
         self.is_frozen = false;
+        self.stuck = None;
         self.leaving = None;
         self.frozen.clear();
     }

@@ -35,6 +35,7 @@ use crate::node::Node;
 use crate::node::config::NodeConfig;
 use crate::node::io::Action;
 use crate::node::io::Delivery;
+use crate::node::io::EngineInput;
 use crate::node::io::GenerateFailure;
 use crate::node::io::GenerateSpec;
 use crate::node::io::HoldPolicy;
@@ -227,6 +228,15 @@ impl World {
         self.host(key(name)).engine.lies_from = Some(from);
     }
 
+    /// Its engine does not come back any more.
+    pub(super) fn hang(&mut self, name: u8) {
+        self.befall(Fault::Hang(key(name)));
+    }
+
+    pub(super) fn unhang(&mut self, name: u8) {
+        self.befall(Fault::Unhang(key(name)));
+    }
+
     pub(super) fn thaw(&mut self, name: u8) {
         self.befall(Fault::Thaw(key(name)));
     }
@@ -258,6 +268,12 @@ impl World {
             Fault::Restart(peer) => self.restart(peer),
             Fault::Freeze(peer) => self.host(peer).is_frozen = true,
             Fault::Thaw(peer) => self.melt(peer),
+            Fault::Hang(peer) => drop(self.host(peer).stuck.get_or_insert_default()),
+            Fault::Unhang(peer) => {
+                for input in self.host(peer).stuck.take().unwrap_or_default() {
+                    self.input(peer, input);
+                }
+            }
             Fault::Break(one, other) => {
                 self.network.sever(one, other, &mut self.agenda, now);
                 self.part(one, other);
@@ -298,6 +314,7 @@ impl World {
             self.host(peer).doomed = None;
             self.befall(Fault::Slow(peer, 1));
             self.befall(Fault::Thaw(peer));
+            self.befall(Fault::Unhang(peer));
             self.befall(Fault::Restart(peer));
         }
     }
@@ -312,6 +329,11 @@ impl World {
         let Some(host) = self.hosts.get_mut(&peer) else { return };
         if host.is_frozen {
             return host.frozen.push(input);
+        }
+        if let (Some(stuck), Input::Engine(EngineInput::Stepped { .. } | EngineInput::StepFailed(..))) =
+            (&mut host.stuck, &input)
+        {
+            return stuck.push(input);
         }
         let at = host.clock.at(now);
         let life = host.life;
@@ -573,6 +595,7 @@ impl World {
         let (fault, end) = match kind {
             BlowKind::Crash => (Fault::Crash(peer), Some(Fault::Restart(peer))),
             BlowKind::Freeze => (Fault::Freeze(peer), Some(Fault::Thaw(peer))),
+            BlowKind::Hang => (Fault::Hang(peer), Some(Fault::Unhang(peer))),
             BlowKind::Break => (Fault::Break(peer, next), None),
             BlowKind::Cut => (Fault::Cut(peer, next), Some(Fault::Mend(peer, next))),
             BlowKind::BreakControl => (Fault::Break(*requester, peer), None),

@@ -199,7 +199,7 @@ impl Scenario {
         if self.chance.percent(30) {
             self.world.network.doubled = 10;
         }
-        for kind in 0..7 {
+        for kind in 0..8 {
             if self.chance.percent(70) {
                 continue;
             }
@@ -213,8 +213,15 @@ impl Scenario {
     /// Blows to chains that answers are on their way through, often one upon another, so that what takes a lost stage's place is
     /// lost in its turn.
     fn blows(&mut self) {
-        const KINDS: [BlowKind; 6] =
-            [BlowKind::Crash, BlowKind::Freeze, BlowKind::Break, BlowKind::Cut, BlowKind::BreakControl, BlowKind::Slow];
+        const KINDS: [BlowKind; 7] = [
+            BlowKind::Crash,
+            BlowKind::Freeze,
+            BlowKind::Hang,
+            BlowKind::Break,
+            BlowKind::Cut,
+            BlowKind::BreakControl,
+            BlowKind::Slow,
+        ];
         if self.chance.percent(15) {
             return;
         }
@@ -259,6 +266,7 @@ impl Scenario {
                     self.plan(&[(at, Fault::Cut(other, one)), (over, Fault::Mend(other, one))]);
                 }
             }
+            6 => self.plan(&[(at, Fault::Hang(one)), (over, Fault::Unhang(one))]),
             _ => {
                 let factor = 2 + self.chance.below(40);
                 self.plan(&[(at, Fault::Slow(one, factor)), (over, Fault::Slow(one, 1))]);

@@ -5,6 +5,8 @@ use crate::amounts::Span;
 use crate::ids::RequestId;
 use crate::ids::StreamId;
 use crate::node::config::Limits;
+use crate::node::config::Serves;
+use crate::node::io::Delivery;
 use crate::node::io::GenerateFailure;
 use crate::node::io::HoldPolicy;
 use crate::node::io::StreamInput;
@@ -15,6 +17,7 @@ use crate::node::sim::prompt;
 use crate::node::sim::range;
 use crate::node::sim::spec;
 use crate::node::tests::mending::complete;
+use crate::node::tests::mending::mended;
 use crate::node::tests::mending::patient;
 use crate::wire::control::DeclineReason;
 
@@ -108,6 +111,57 @@ fn the_greedy_leave_something_to_others_and_to_the_peers_own_user() {
     assert!(greedy.iter().any(|request| refused(&world, *request).is_some()));
     assert!(other.iter().chain(&own).all(|request| refused(&world, *request).is_none()));
     assert_eq!(sessions, 12);
+}
+
+/// New tokens of an answer that is still under way when it is to make way.
+const LONG: u32 = 600;
+
+/// A prompt with such an answer.
+fn long() -> u32 {
+    (20..).find(|length| generate(&prompt(*length), LONG).len() == LONG as usize).unwrap()
+}
+
+/// Peer 1, which is slow and has one lease to give, and 8 has it.
+fn one_taken(factor: u64) -> (World, RequestId) {
+    let mut world = one_holder(leases(1));
+    world.slow(1, factor);
+    let others = world.submit(8, patient(long(), LONG));
+    assert!(world.run_until(Span::seconds(5), |world| world.tokens(others).len() >= 2));
+    (world, others)
+}
+
+#[test]
+fn others_make_way_for_a_peers_own_work_and_go_on_elsewhere() {
+    let (mut world, others) = one_taken(40);
+    // It computes for 8 only.
+    world.add_with(2, |config| (config.serves, config.allowed) = (Serves::Allowed, [key(8)].into()));
+    world.give(key(2), vec![HoldPolicy::Pinned(range(0, 6))]);
+    world.run_for(Span::seconds(1));
+    assert!(!world.ended(others), "it is still under way");
+
+    let (own, began) = (world.submit(1, spec(prompt(20), 10)), world.now);
+    assert!(world.run_until(Span::seconds(5), |world| world.ended(own)));
+
+    assert_eq!(world.tokens(own), generate(&prompt(20), 10), "{:?}", world.failure(own));
+    assert!(world.now.since(began) <= Span::seconds(1), "{}", world.now.since(began));
+    assert_eq!(mended(&world, others).len(), 1);
+    complete(&mut world, others, long(), LONG);
+}
+
+#[test]
+fn where_nobody_can_take_over_others_make_way_after_a_while_and_wait() {
+    let (mut world, others) = one_taken(100);
+
+    let refused = world.submit(1, spec(prompt(20), 10));
+    assert!(world.run_until(Span::seconds(2), |world| world.ended(refused)));
+    let waits =
+        |world: &World| world.deliveries(others).iter().any(|(_, delivery)| matches!(delivery, Delivery::Waiting(_)));
+    assert!(world.run_until(Span::seconds(9), waits), "it was ended");
+    let own = world.submit(1, spec(prompt(20), 10));
+    assert!(world.run_until(Span::seconds(5), |world| world.ended(own)));
+
+    assert_eq!(world.tokens(own), generate(&prompt(20), 10), "{:?}", world.failure(own));
+    complete(&mut world, others, long(), LONG);
 }
 
 #[test]

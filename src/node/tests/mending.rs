@@ -2,6 +2,7 @@
 
 use crate::amounts::Span;
 use crate::ids::RequestId;
+use crate::membership::Standing;
 use crate::node::io::Delivery;
 use crate::node::io::GenerateFailure;
 use crate::node::io::GenerateSpec;
@@ -117,6 +118,31 @@ fn a_stage_that_freezes_is_replaced_within_seconds_and_lets_go_when_it_thaws() {
         world.run_for(Span::seconds(5));
         world.thaw(victim);
 
+        complete(&mut world, request, 100, 40);
+    }
+}
+
+#[test]
+fn a_stage_whose_engine_does_not_come_back_gives_itself_up_and_serves_again_when_it_does() {
+    for stage in 0..3 {
+        let mut world = with_spares(stage as u64);
+        let request = world.submit(9, patient(100, 40));
+        after(&mut world, request, 7);
+
+        let victim = serving(&world, request, stage);
+        world.hang(victim);
+        assert!(world.run_until(Span::seconds(12), |world| !mended(world, request).is_empty()));
+        let [mended] = &mended(&world, request)[..] else { panic!("one chain takes the place of one") };
+        assert!(mended.took <= Span::seconds(1), "from the moment of the verdict");
+        assert_eq!(mended.lost.iter().map(|stage| stage.peer).collect::<Vec<_>>(), [key(victim)]);
+        assert_eq!(world.node(victim).sessions(), 0);
+        world.run_for(Span::seconds(1));
+        let standing = |world: &World| Some(world.node(9).membership().peer(key(victim), world.now)?.standing);
+        assert_eq!(standing(&world), Some(Standing::Draining), "nobody is to begin anything there");
+
+        world.unhang(victim);
+        world.run_for(Span::seconds(6));
+        assert_eq!(standing(&world), Some(Standing::Offered));
         complete(&mut world, request, 100, 40);
     }
 }

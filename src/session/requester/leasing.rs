@@ -180,7 +180,8 @@ impl Requester {
             | StageFailure::NonFinite
             | StageFailure::Expired
             | StageFailure::Draining
-            | StageFailure::BadRequest => self.unreachable(index, now),
+            | StageFailure::BadRequest
+            | StageFailure::Stuck => self.unreachable(index, now),
         }
     }
 

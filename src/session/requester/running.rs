@@ -169,7 +169,8 @@ impl Requester {
                     | StageFailure::Engine(_)
                     | StageFailure::Expired
                     | StageFailure::Draining
-                    | StageFailure::BadRequest => self.go_on_without(peer, None, failed, now),
+                    | StageFailure::BadRequest
+                    | StageFailure::Stuck => self.go_on_without(peer, None, failed, now),
                 }
             }
             Verdict::Absurd(index) => {

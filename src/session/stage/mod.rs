@@ -362,6 +362,17 @@ impl LeasedStage {
         self.drain()
     }
 
+    /// The engine has not come back with what it has.
+    pub fn on_engine_stuck(&mut self) -> Vec<Effect> {
+        match self.phase {
+            Phase::Offered => self.decline(DeclineReason::Busy),
+            Phase::Running | Phase::Rejoining | Phase::Ready => self.fail(StageFailure::Stuck),
+            // It is not needed any more.
+            Phase::Settling | Phase::Settled | Phase::Ended => {}
+        }
+        self.drain()
+    }
+
     /// The entry is in the log.
     pub fn on_stored(&mut self) -> Vec<Effect> {
         if self.phase == Phase::Settling {
@@ -397,7 +408,7 @@ impl LeasedStage {
         self.drain()
     }
 
-    /// A newer chain of the session takes this stage's place.
+    /// A newer chain of the session takes this stage's place, or more important work of its peer does.
     pub fn on_superseded(&mut self) -> Vec<Effect> {
         self.end();
         self.drain()

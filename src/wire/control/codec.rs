@@ -309,6 +309,7 @@ impl TryFrom<proto::StageFailure> for StageFailure {
                 Ok(PlainFailure::Expired) => Self::Expired,
                 Ok(PlainFailure::Draining) => Self::Draining,
                 Ok(PlainFailure::BadRequest) => Self::BadRequest,
+                Ok(PlainFailure::Stuck) => Self::Stuck,
                 Ok(PlainFailure::Unspecified) | Err(_) => {
                     return Err(BadMessage::Unknown { field: "stage failure", got: i64::from(code) });
                 }
@@ -337,6 +338,7 @@ impl From<&StageFailure> for proto::StageFailure {
             StageFailure::Expired => plain(PlainFailure::Expired),
             StageFailure::Draining => plain(PlainFailure::Draining),
             StageFailure::BadRequest => plain(PlainFailure::BadRequest),
+            StageFailure::Stuck => plain(PlainFailure::Stuck),
         };
         Self { kind: Some(kind) }
     }
