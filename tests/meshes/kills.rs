@@ -38,6 +38,9 @@ pub(crate) const RANGES: [&str; 3] = ["0..3", "3..6", "6..8"];
 const WINDOW: u64 = 4;
 const CHUNK: u64 = 128;
 
+/// Positions that a chain may compute before it hears that there is enough.
+const OVERSHOOT: u64 = 32;
+
 /// How long a stage is frozen.
 const FROZEN: Span = Span::seconds(30);
 
@@ -53,6 +56,8 @@ enum Blow {
     Freeze,
     /// Its hop to the next stage is closed, and no other to that peer can be opened.
     Cut,
+    /// Its engine does not come back any more; the process lives and answers.
+    Hang,
 }
 
 /// When it befalls it.
@@ -85,6 +90,12 @@ impl Question {
         u32::try_from(self.answer["usage"][name].as_u64().unwrap()).unwrap()
     }
 
+    /// How many positions every stage computes of the answer. Where a stop string ends it, a few more may be on their way.
+    fn positions(&self) -> u64 {
+        let all = u64::from(self.usage("prompt_tokens") + self.usage("completion_tokens"));
+        all + if self.answer["finish_reason"] == "stop" { OVERSHOOT } else { 0 }
+    }
+
     /// The fault that lets a stage stand still then.
     pub(crate) fn fault(&self, when: When, act: Act) -> Fault {
         let (prompt, new) = (self.usage("prompt_tokens"), self.usage("completion_tokens"));
@@ -104,7 +115,7 @@ pub(crate) struct Mesh {
     invite: String,
     /// What every serving peer is started with.
     args: Vec<String>,
-    requester: Peer,
+    pub(crate) requester: Peer,
     pub(crate) holders: Vec<Holder>,
     clock: Clock,
 }
@@ -168,10 +179,10 @@ impl Mesh {
         (0..self.holders.len()).filter(|&index| self.holders[index].range == range).collect()
     }
 
-    /// Lets a fault wait for whoever serves a range.
-    fn arm(&self, range: &str, fault: Fault) {
+    /// Lets faults wait for whoever serves a range.
+    fn arm(&self, range: &str, faults: &[Fault]) {
         for index in self.holders_of(range) {
-            self.holders[index].peer.post("faults", &json!([fault]));
+            self.holders[index].peer.post("faults", &json!(faults));
         }
     }
 
@@ -301,15 +312,20 @@ fn pauses(answer: &Value) -> Vec<u64> {
 /// Lets one blow befall one stage of an answer; the pause, and who was struck.
 fn strike(mesh: &mut Mesh, question: &Question, role: usize, when: When, blow: Blow) -> (Vec<u64>, usize) {
     let told = format!("{blow:?} of {} at {when:?}, {:?}", RANGES[role], question.args);
-    let act = if blow == Blow::Cut { Act::Cut } else { Act::Stop };
-    mesh.arm(RANGES[role], question.fault(when, act));
-
+    let stop = question.fault(when, Act::Stop);
+    let faults = match blow {
+        Blow::Kill | Blow::Freeze => vec![stop],
+        Blow::Cut => vec![question.fault(when, Act::Cut)],
+        // At the step after the one at which it stood still.
+        Blow::Hang => vec![stop, Fault { moment: Moment::BeforeApply, act: Act::Hang, ..stop }],
+    };
+    mesh.arm(RANGES[role], &faults);
     let asked = mesh.start(&question.args);
     let struck = mesh.struck(RANGES[role]);
     let before = mesh.figures();
     match blow {
         Blow::Kill => mesh.holders[struck].peer.kill(),
-        Blow::Cut => thaw(mesh.holders[struck].peer.pid()),
+        Blow::Cut | Blow::Hang => thaw(mesh.holders[struck].peer.pid()),
         Blow::Freeze => {}
     }
     let answer = check(question, asked.end(), &told);
@@ -318,39 +334,50 @@ fn strike(mesh: &mut Mesh, question: &Question, role: usize, when: When, blow: B
     // Whether the last stage's last token finds its way to the first one makes no difference any more.
     let ends = blow == Blow::Cut && role == 2 && when == When::LastToken;
     assert!(!pauses.is_empty() || ends, "{told}: {answer}");
-    let longest = LONGEST_PAUSE[usize::from(blow == Blow::Freeze)];
-    assert!(pauses.iter().all(|pause| *pause <= longest.0), "{told}: {pauses:?}");
-    check_survivors(mesh, question, &answer, &before, (&mesh.holders[struck].peer.key, &told));
+    let longest = LONGEST_PAUSE[usize::from(matches!(blow, Blow::Freeze | Blow::Hang))];
+    check_pauses(&pauses, longest, &told);
+    check_window(question, when, &check_survivors(mesh, &answer, &before, &told), &told);
     (pauses, struck)
 }
 
-/// Whoever was in the chain before and after kept its lease and its weights, and computed hardly anything twice.
-fn check_survivors(
-    mesh: &Mesh,
-    question: &Question,
-    answer: &Value,
-    before: &BTreeMap<String, [u64; 3]>,
-    (struck, told): (&str, &str),
-) {
+/// How many positions may be computed twice: those of the frames that were on their way.
+const fn window(when: When) -> u64 {
+    match when {
+        When::Prefill | When::FirstToken => WINDOW * CHUNK,
+        When::MidStream | When::LastToken => WINDOW,
+    }
+}
+
+/// Survivors computed no more twice than was on its way.
+fn check_window(question: &Question, when: When, survivors: &[(String, u64)], told: &str) {
+    for (range, positions) in survivors {
+        let twice = positions.saturating_sub(question.positions());
+        assert!(twice <= window(when), "{told}: {range} computed {twice} positions twice");
+    }
+}
+
+fn check_pauses(pauses: &[u64], longest: Span, told: &str) {
+    assert!(pauses.iter().all(|pause| *pause <= longest.0), "{told}: {pauses:?}");
+}
+
+/// Whoever was in the chain before and after kept its lease and its weights; how many positions each of them computed in all.
+fn check_survivors(mesh: &Mesh, answer: &Value, before: &BTreeMap<String, [u64; 3]>, told: &str) -> Vec<(String, u64)> {
     let after = mesh.figures();
-    // What a stop string cuts off may have been computed as well.
-    let needed = u64::from(question.usage("prompt_tokens")) + 60;
-    let lost: Vec<&Value> = answer["mended"][0]["lost"].as_array().into_iter().flatten().collect();
-    for stage in answer["chain"].as_array().unwrap() {
+    let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
+    let lost: Vec<Value> = list(&answer["mended"]).iter().flat_map(|mended| list(&mended["lost"])).collect();
+    let chain = list(&answer["chain"]);
+    let mut survivors = Vec::new();
+    for stage in &chain {
         let (key, range) = (text(&stage["peer"]), text(&stage["units"]));
-        let is_once =
-            answer["chain"].as_array().unwrap().iter().filter(|other| other["peer"] == key.as_str()).count() == 1;
-        let is_survivor = is_once && key != *struck && before[&key][0] > 0 && !lost.iter().any(|lost| lost[0] == key);
-        if is_survivor {
-            assert_eq!(
-                after[&key][1..],
-                before[&key][1..],
-                "{told}: {range} has another lease or other weights: {answer}"
-            );
-            let positions = stage["positions"].as_u64().unwrap();
-            assert!(positions <= needed + WINDOW * CHUNK, "{told}: {range} computed {positions} positions");
+        let is_once = chain.iter().filter(|other| other["peer"] == key.as_str()).count() == 1;
+        let was_there = before.get(&key).is_some_and(|figures| figures[0] > 0);
+        if is_once && was_there && !lost.iter().any(|lost| lost[0] == key.as_str()) {
+            let figures = [after[&key], before[&key]].map(|figures| [figures[1], figures[2]]);
+            assert_eq!(figures[0], figures[1], "{told}: {range} has another lease or other weights: {answer}");
+            survivors.push((range, stage["positions"].as_u64().unwrap()));
         }
     }
+    survivors
 }
 
 fn report(what: &str, mut pauses: Vec<u64>) -> String {
@@ -419,35 +446,61 @@ fn an_answer_goes_on_without_a_stage_that_stands_still_and_what_thaws_lets_go() 
 }
 
 #[test]
+fn an_answer_goes_on_without_a_stage_whose_engine_does_not_come_back() {
+    let mut mesh = Mesh::up(1, &[]);
+    let question = Question::ask(&mesh, strings(&["--temperature", "0", "--max-tokens", "40", "Once upon a time"]));
+    let mut pauses = Vec::new();
+    for role in 0..RANGES.len() {
+        let (paused, struck) = strike(&mut mesh, &question, role, When::MidStream, Blow::Hang);
+        pauses.extend(paused);
+        let status = mesh.holders[struck].peer.home.json(&["status", "--json"]);
+        assert!(status["notices"].to_string().contains("the engine"), "{status}");
+        mesh.holders[struck].peer.kill();
+        mesh.restart(struck);
+        mesh.wait_until_all_are_ready();
+    }
+    println!("{}", report("stuck", pauses));
+    mesh.wait_until_nobody_holds_a_session();
+}
+
+#[test]
 fn an_answer_survives_two_stages_at_once_and_the_death_of_what_takes_a_place() {
     let mut mesh = Mesh::up(1, &[]);
     let questions = questions(&mesh);
     let question = &questions[3];
     let mut pauses = Vec::new();
     for (one, other) in [(0, 1), (1, 2), (2, 0)] {
-        mesh.arm(RANGES[one], question.fault(When::MidStream, Act::Stop));
+        let told = format!("{} and {}", RANGES[one], RANGES[other]);
+        mesh.arm(RANGES[one], &[question.fault(When::MidStream, Act::Stop)]);
         let asked = mesh.start(&question.args);
         let struck = mesh.struck(RANGES[one]);
         let also = mesh.busy(RANGES[other]);
+        let before = mesh.figures();
         mesh.holders[struck].peer.kill();
         mesh.holders[also].peer.kill();
-        let answer = check(question, asked.end(), &format!("{} and {}", RANGES[one], RANGES[other]));
-        pauses.extend(self::pauses(&answer));
+        let answer = check(question, asked.end(), &told);
+        let paused = self::pauses(&answer);
+        check_pauses(&paused, LONGEST_PAUSE[0], &told);
+        check_window(question, When::MidStream, &check_survivors(&mesh, &answer, &before, &told), &told);
+        pauses.extend(paused);
         mesh.restart(struck);
         mesh.restart(also);
         mesh.wait_until_all_are_ready();
     }
     for range in RANGES {
         let fault = Fault { moment: Moment::BeforeApply, ..question.fault(When::MidStream, Act::Stop) };
-        mesh.arm(range, fault);
+        mesh.arm(range, &[fault]);
         let asked = mesh.start(&question.args);
         let holders = mesh.holders_of(range);
-        let mut killed = Vec::new();
+        let (mut killed, mut before) = (Vec::new(), BTreeMap::new());
         while killed.len() < holders.len() {
             let struck = wait_for("the next one stands still", || {
                 let next = holders.iter().filter(|index| !killed.contains(*index));
                 next.copied().find(|&index| is_stopped(mesh.holders[index].peer.pid()))
             });
+            if killed.is_empty() {
+                before = mesh.figures();
+            }
             mesh.holders[struck].peer.kill();
             killed.push(struck);
         }
@@ -455,7 +508,9 @@ fn an_answer_survives_two_stages_at_once_and_the_death_of_what_takes_a_place() {
         mesh.restart(killed[0]);
         let ended = asked.end();
         assert!(ended.err.contains("waiting: ") && ended.err.contains(range), "{}", ended.err);
-        check(question, ended, &format!("{range} twice"));
+        let told = format!("{range} twice");
+        let answer = check(question, ended, &told);
+        check_window(question, When::MidStream, &check_survivors(&mesh, &answer, &before, &told), &told);
         mesh.restart(killed[1]);
         mesh.wait_until_all_are_ready();
     }
@@ -472,11 +527,17 @@ fn an_answer_is_the_same_where_nothing_is_kept_to_be_sent_again() {
         for role in 0..RANGES.len() {
             let question = &questions[(turn + role) % questions.len()];
             let told = format!("{} at {when:?} without journals", RANGES[role]);
-            mesh.arm(RANGES[role], question.fault(when, Act::Stop));
+            mesh.arm(RANGES[role], &[question.fault(when, Act::Stop)]);
             let asked = mesh.start(&question.args);
             let struck = mesh.struck(RANGES[role]);
+            let before = mesh.figures();
             mesh.holders[struck].peer.kill();
-            pauses.extend(self::pauses(&check(question, asked.end(), &told)));
+            let answer = check(question, asked.end(), &told);
+            let paused = self::pauses(&answer);
+            check_pauses(&paused, LONGEST_PAUSE[0], &told);
+            // All before the lost stage computes again what it has forgotten.
+            check_survivors(&mesh, &answer, &before, &told);
+            pauses.extend(paused);
             mesh.restart(struck);
             mesh.wait_until_all_are_ready();
         }
@@ -488,7 +549,7 @@ fn an_answer_is_the_same_where_nothing_is_kept_to_be_sent_again() {
 fn what_an_asking_peer_held_is_freed_when_it_dies() {
     let mut mesh = Mesh::up(0, &[]);
     let question = Question::ask(&mesh, strings(&["--temperature", "0", "--max-tokens", "40", "Once upon a time"]));
-    mesh.arm(RANGES[1], question.fault(When::MidStream, Act::Stop));
+    mesh.arm(RANGES[1], &[question.fault(When::MidStream, Act::Stop)]);
     let _asked = mesh.start(&question.args);
     let struck = mesh.struck(RANGES[1]);
 

@@ -1,5 +1,7 @@
 //! Answers that several chains compute, of which one dies or lies.
 
+use brigade::amounts::Span;
+use brigade::clock::Clock;
 use brigade::daemon::faults::Act;
 use brigade::daemon::faults::Fault;
 use brigade::daemon::faults::Moment;
@@ -12,6 +14,7 @@ use crate::kills::RANGES;
 use crate::kills::When;
 use crate::kills::check;
 use crate::kills::strings;
+use crate::support::Events;
 use crate::support::text;
 
 /// A lie must be found within so many positions: a chunk of a prompt.
@@ -19,6 +22,9 @@ const CHUNK: u64 = 128;
 
 /// How often a liar may happen not to be asked.
 const TRIES: usize = 20;
+
+/// Ten times the pause that is aimed at where another chain goes on.
+const LONGEST_PAUSE: Span = Span::seconds(2);
 
 const PROMPT: &str = "Once upon a time there was a dog";
 
@@ -83,6 +89,20 @@ fn two_chains_find_that_one_lies_and_a_third_holder_decides() {
     mesh.wait_until_nobody_holds_a_session();
 }
 
+/// The rest of a streamed answer, and the longest wait for a piece of it.
+fn read(events: &mut Events) -> (String, Span) {
+    let clock = Clock::start();
+    let (mut text, mut last, mut longest) = (String::new(), clock.now(), Span::ZERO);
+    while let Some(event) = events.next().filter(|event| event != "[DONE]") {
+        let event: Value = serde_json::from_str(&event).unwrap();
+        assert_eq!(event["error"], Value::Null, "{event}");
+        text += event["choices"][0]["text"].as_str().unwrap_or_default();
+        longest = longest.max(clock.now().since(last));
+        last = clock.now();
+    }
+    (text, longest)
+}
+
 #[test]
 fn with_two_chains_the_death_of_a_stage_costs_no_token() {
     let mut mesh = Mesh::up(1, &[]);
@@ -91,14 +111,14 @@ fn with_two_chains_the_death_of_a_stage_costs_no_token() {
         // Every holder is in one of the two chains.
         let struck = mesh.holders_of(range)[0];
         mesh.holders[struck].peer.post("faults", &json!([question.fault(When::MidStream, Act::Stop)]));
-        let asked = mesh.start(&with_redundancy("2"));
+        let body = json!({ "prompt": PROMPT, "temperature": 0, "max_tokens": 60, "redundancy": 2, "stream": true });
+        let mut events = Events::ask(&mesh.requester.api, "/v1/completions", &body);
         assert_eq!(mesh.struck(range), struck);
         mesh.holders[struck].peer.kill();
-        let answer = check(&question, asked.end(), &format!("{range} of one of two chains"));
-        println!(
-            "{range} killed: {} written in {} us",
-            answer["usage"]["completion_tokens"], answer["timings"]["decode_micros"]
-        );
+        let (text, pause) = read(&mut events);
+        assert_eq!(text, question.answer["text"].as_str().unwrap(), "{range} of one of two chains");
+        println!("{range} killed: the reader waited for {pause}");
+        assert!(pause <= LONGEST_PAUSE, "{range}: {pause}");
         mesh.restart(struck);
         mesh.wait_until_all_are_ready();
     }
