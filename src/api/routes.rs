@@ -100,6 +100,7 @@ pub(crate) fn router(state: Arc<State>) -> Router {
         .route("/brigade/v1/peers", get(peers))
         .route("/brigade/v1/models", get(model_list))
         .route("/brigade/v1/credits", get(credits))
+        .route("/brigade/v1/lies", get(lies))
         .route("/brigade/v1/import", post(import))
         .route("/brigade/v1/generate", post(generate))
         .route("/brigade/v1/invite", get(invite))
@@ -223,6 +224,10 @@ async fn model_list(state: Shared) -> Answer {
 
 async fn credits(state: Shared) -> Answer {
     Ok(Json(state.peer.credits().await?).into_response())
+}
+
+async fn lies(state: Shared) -> Answer {
+    Ok(Json(state.peer.lies().await?).into_response())
 }
 
 async fn invite(state: Shared) -> Answer {

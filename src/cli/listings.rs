@@ -1,4 +1,4 @@
-//! `brigade models`, `peers`, `credits` and `status`.
+//! `brigade models`, `peers`, `credits`, `lies` and `status`.
 
 use std::path::Path;
 
@@ -12,6 +12,7 @@ use crate::cli::client::Client;
 use crate::cli::output;
 use crate::cli::output::short;
 use crate::daemon::views::CreditsView;
+use crate::daemon::views::FoundLieView;
 use crate::daemon::views::HoldingView;
 use crate::daemon::views::ModelView;
 use crate::daemon::views::PeersView;
@@ -58,6 +59,10 @@ pub(crate) async fn peers(root: &Path, form: Form) -> anyhow::Result<()> {
 
 pub(crate) async fn credits(root: &Path, form: Form) -> anyhow::Result<()> {
     list(root, "credits", form, credits_text).await
+}
+
+pub(crate) async fn lies(root: &Path, form: Form) -> anyhow::Result<()> {
+    list(root, "lies", form, |lies: &Vec<FoundLieView>| lies_text(lies)).await
 }
 
 pub(crate) async fn status(root: &Path, form: Form) -> anyhow::Result<()> {
@@ -177,6 +182,22 @@ fn credits_text(view: &CreditsView) -> String {
         text += &format!("\n\n{} signed two entries of one number: it cheats", short(key));
     }
     text
+}
+
+fn lies_text(lies: &[FoundLieView]) -> String {
+    if lies.is_empty() {
+        return "No lie was found. Answers are compared where `--redundancy 2` or `3` asks for it.".to_owned();
+    }
+    let row = |FoundLieView { found, lie }: &FoundLieView| {
+        let suspects = lie.suspects.iter().map(|(peer, units)| format!("{} ({units})", short(peer)));
+        vec![
+            found.to_string(),
+            lie.position.to_string(),
+            lie.certainty.replace('_', " "),
+            suspects.collect::<Vec<_>>().join(", "),
+        ]
+    };
+    output::table(&["found at", "position", "certainty", "suspects"], &lies.iter().map(row).collect::<Vec<_>>())
 }
 
 fn status_text(view: &StatusView) -> String {

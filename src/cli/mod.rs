@@ -98,6 +98,13 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// List the lies that were found in this peer's own answers with `--redundancy`.
+    Lies {
+        /// Print a JSON list of objects: found (seconds since 1970), suspects (peer and units of each), certainty (proven,
+        /// one_of_them or undecided), position, commitments (what was signed, in hexadecimal).
+        #[arg(long)]
+        json: bool,
+    },
     /// Show how the running peer is, and who can reach it.
     Status {
         /// Print a JSON object: peer, network, private, version, uptime_seconds, listening, announced, reachability,
@@ -174,6 +181,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Models { json } => listings::models(&root, form(json)).await,
         Command::Peers { json } => listings::peers(&root, form(json)).await,
         Command::Credits { json } => listings::credits(&root, form(json)).await,
+        Command::Lies { json } => listings::lies(&root, form(json)).await,
         Command::Status { json } => listings::status(&root, form(json)).await,
         Command::Network(command) => network::network(&root, command).await,
         Command::Testnet(command) => testnet::testnet(&root, command).await,

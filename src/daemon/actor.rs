@@ -9,11 +9,13 @@ use tokio::sync::mpsc;
 use tokio::sync::oneshot;
 
 use crate::amounts::Time;
+use crate::clock;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::daemon::answer::Answer;
 use crate::daemon::bridge::Bridge;
 use crate::daemon::departure::Departure;
+use crate::daemon::evidence::Evidence;
 use crate::daemon::handle::Command;
 use crate::daemon::handle::GENERATION_CAPACITY;
 use crate::daemon::handle::GenerateError;
@@ -27,7 +29,9 @@ use crate::daemon::prepare;
 use crate::daemon::prepare::Policy;
 use crate::daemon::prepare::Prepared;
 use crate::daemon::publisher::Publisher;
+use crate::daemon::replicas;
 use crate::daemon::streams::Streams;
+use crate::daemon::views::FoundLieView;
 use crate::daemon::views::ImportedView;
 use crate::engine::command::EngineEvent;
 use crate::ids::ModelId;
@@ -61,6 +65,7 @@ pub(super) struct Daemon {
     pub(super) bridge: Bridge,
     pub(super) library: Library,
     pub(super) log: LogWriter,
+    pub(super) evidence: Evidence,
     pub(super) publisher: Publisher,
     pub(super) inputs: mpsc::Sender<Input>,
     pub(super) done: mpsc::Sender<Done>,
@@ -183,7 +188,13 @@ impl Daemon {
     fn deliver(&mut self, request: RequestId, delivery: Delivery) -> Option<Input> {
         match &delivery {
             Delivery::Started(_) | Delivery::Waiting(_) => {}
-            Delivery::Caught(_) => self.counts.lies += 1,
+            Delivery::Caught(lie) => {
+                self.counts.lies += 1;
+                let found = FoundLieView { found: clock::unix_seconds(), lie: replicas::lie(lie) };
+                if let Err(error) = self.evidence.keep(&found) {
+                    tracing::error!(%error, "a lie was found and cannot be kept");
+                }
+            }
             Delivery::Mended(_) => self.counts.mended += 1,
             Delivery::Token { .. } => self.counts.tokens += 1,
             Delivery::Finished(_) => self.counts.finished += 1,
@@ -230,6 +241,7 @@ impl Daemon {
             Command::Status(reply) => self.answer_with_mesh(reply, listings::status),
             Command::Peers(reply) => drop(reply.send(listings::peers(self))),
             Command::Models(reply) => drop(reply.send(listings::models(self))),
+            Command::Lies(reply) => drop(reply.send(self.evidence.all())),
             Command::Credits(reply) => drop(reply.send(listings::credits(self))),
             Command::Metrics(reply) => drop(reply.send(listings::metrics(self))),
             Command::Invite(reply) => self.answer_with_mesh(reply, listings::invite),

@@ -7,6 +7,7 @@ use tokio::sync::oneshot;
 
 use crate::amounts::Span;
 use crate::daemon::views::CreditsView;
+use crate::daemon::views::FoundLieView;
 use crate::daemon::views::ImportedView;
 use crate::daemon::views::MendedView;
 use crate::daemon::views::Metrics;
@@ -186,6 +187,7 @@ pub(crate) enum Command {
     Models(oneshot::Sender<Vec<ModelView>>),
     /// Balances and entries.
     Credits(oneshot::Sender<CreditsView>),
+    Lies(oneshot::Sender<Vec<FoundLieView>>),
     /// Figures.
     Metrics(oneshot::Sender<Metrics>),
     /// An invite to this peer's network.
@@ -249,6 +251,14 @@ impl Peer {
     /// [`Stopped`].
     pub async fn credits(&self) -> Result<CreditsView, Stopped> {
         self.ask(Command::Credits).await
+    }
+
+    /// Lies that were found in this peer's own answers, the oldest first.
+    ///
+    /// # Errors
+    /// [`Stopped`].
+    pub async fn lies(&self) -> Result<Vec<FoundLieView>, Stopped> {
+        self.ask(Command::Lies).await
     }
 
     /// Figures for monitoring.

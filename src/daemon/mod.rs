@@ -19,6 +19,7 @@ mod actor;
 mod answer;
 mod bridge;
 mod departure;
+mod evidence;
 #[cfg(feature = "faults")]
 pub mod faults;
 pub mod handle;
@@ -56,6 +57,7 @@ use crate::daemon::actor::INPUT_CAPACITY;
 use crate::daemon::actor::Sources;
 use crate::daemon::bridge::Bridge;
 use crate::daemon::departure::Departure;
+use crate::daemon::evidence::Evidence;
 use crate::daemon::handle::COMMAND_CAPACITY;
 use crate::daemon::handle::Peer;
 use crate::daemon::library::Library;
@@ -206,6 +208,7 @@ pub async fn start(config: &Config, data: DataDir) -> Result<Running, StartError
         bridge: Bridge::new(engine),
         library,
         log: LogWriter::start(store, inputs.clone())?,
+        evidence: Evidence::of(data.root()),
         publisher: Publisher::start(mesh.clone()),
         mesh: mesh.clone(),
         inputs,

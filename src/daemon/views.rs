@@ -269,8 +269,18 @@ pub struct ReplicaView {
     pub tokens: u32,
 }
 
+/// A lie that was found in one of this peer's own answers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FoundLieView {
+    /// When, in seconds since 1970.
+    pub found: u64,
+    /// What.
+    #[serde(flatten)]
+    pub lie: LieView,
+}
+
 /// Something that two chains computed differently.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LieView {
     /// Who computed something else: per stage the peer's key and its units.
     pub suspects: Vec<(String, String)>,

@@ -67,6 +67,8 @@ fn three_chains_outvote_a_stage_that_lies() {
         assert_eq!(lies.len(), 1, "{answer}");
         assert_caught(&lies[0], &liar.key, position);
         assert_eq!(lies[0]["certainty"], "proven", "{}", lies[0]);
+        let kept = mesh.requester.home.json(&["lies", "--json"]);
+        assert_eq!(kept[0]["commitments"], lies[0]["commitments"], "{kept}");
         mesh.wait_until_nobody_holds_a_session();
     }
 }
