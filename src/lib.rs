@@ -23,7 +23,7 @@
 //! |---|---|---|
 //! | 0 words | [`ids`] [`units`] [`amounts`] [`shape`] [`elementary`] | std |
 //! | 1 messages | [`wire`] (one door in per message), [`keys`] | prost, ed25519-dalek, blake3 |
-//! | 2 decisions, pure | [`membership`] [`placement`] [`routing`] [`session`] [`scheduler`] [`ledger`] [`sampling`] | no clock, no await, no I/O; siblings are strangers |
+//! | 2 decisions, pure | [`membership`] [`placement`] [`routing`] [`session`] [`scheduler`] [`ledger`] [`sampling`] [`swarm`] | no clock, no await, no I/O; siblings are strangers |
 //! | 3 the node, pure | [`node`]: composes floor 2; `Input` in, `Action` out | |
 //! | 4 ground | [`os`]: what differs between systems | |
 //! | 5 hands | [`mesh`] (libp2p), [`engine`] (kernels, own threads), [`weights`] (files), [`store`] (sled), [`clock`] | siblings are strangers |
@@ -62,6 +62,7 @@ pub mod scheduler;
 pub mod session;
 pub mod shape;
 pub mod store;
+pub mod swarm;
 pub mod telemetry;
 pub mod units;
 pub mod weights;

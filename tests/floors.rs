@@ -8,7 +8,7 @@ use std::path::PathBuf;
 const FLOORS: [&[&str]; 7] = [
     &["ids", "units", "amounts", "shape", "elementary", "mutants"],
     &["wire", "keys"],
-    &["membership", "placement", "routing", "session", "scheduler", "ledger", "sampling"],
+    &["membership", "placement", "routing", "session", "scheduler", "ledger", "sampling", "swarm"],
     &["node"],
     &["os"],
     &["mesh", "engine", "weights", "store", "clock"],
