@@ -50,7 +50,15 @@ impl Evidence {
 
     /// All of them, the oldest first. Lines that were cut off are passed over.
     pub(super) fn all(&self) -> Vec<FoundLieView> {
-        let files = [&self.old, &self.new].into_iter().filter_map(|path| fs::read(path).ok());
+        let files = [&self.old, &self.new].into_iter().filter_map(|path| match fs::read(path) {
+            Ok(file) => Some(file),
+            Err(error) => {
+                if error.kind() != io::ErrorKind::NotFound {
+                    tracing::error!(%error, path = %path.display(), "lies that were found cannot be read");
+                }
+                None
+            }
+        });
         let lies = |file: Vec<u8>| -> Vec<FoundLieView> {
             file.split(|&byte| byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect()
         };

@@ -90,7 +90,11 @@ impl Node {
         let planned = routing::apart(&view, survivors.as_deref(), &Apart { others, may_share: decides, cuts });
         let Some(request) = self.requests.get_mut(&id) else { return Vec::new() };
         match planned {
-            Ok(plan) => request.replicas.lease(index, plan.chain, &mut self.ids, now),
+            Ok(plan) => {
+                // Another peer does; nobody has to make way.
+                self.stages.lacking = None;
+                request.replicas.lease(index, plan.chain, &mut self.ids, now)
+            }
             Err(no_route) => {
                 let units = request.replicas.job().shape.units();
                 let effects = request.replicas.no_chain(index, no_cover(no_route, units), now);

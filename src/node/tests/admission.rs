@@ -154,6 +154,7 @@ fn where_nobody_can_take_over_others_make_way_after_a_while_and_wait() {
 
     let refused = world.submit(1, spec(prompt(20), 10));
     assert!(world.run_until(Span::seconds(2), |world| world.ended(refused)));
+    assert!(self::refused(&world, refused).is_some_and(|(_, retry_after)| retry_after.is_some()));
     let waits =
         |world: &World| world.deliveries(others).iter().any(|(_, delivery)| matches!(delivery, Delivery::Waiting(_)));
     assert!(world.run_until(Span::seconds(9), waits), "it was ended");

@@ -269,19 +269,11 @@ impl Requester {
 
     /// Leases a chain, in answer to [`Effect::Plan`]. It may have been cancelled since it asked.
     pub fn lease(&mut self, chain: Chain, ids: &mut StreamIds, now: Time) -> Vec<Effect> {
-        match self.phase {
-            Phase::Planning => self.lease_all(chain, ids, now),
-            Phase::Mending => {
-                self.meanwhile = None;
-                self.rejoin(chain, ids, now);
-            }
-            Phase::Pausing { .. }
-            | Phase::Leasing { .. }
-            | Phase::Running
-            | Phase::Waiting { .. }
-            | Phase::Rejoining { .. }
-            | Phase::Settling { .. }
-            | Phase::Over => {}
+        if self.phase == Phase::Planning {
+            self.lease_all(chain, ids, now);
+        } else if self.phase == Phase::Mending {
+            self.meanwhile = None;
+            self.rejoin(chain, ids, now);
         }
         self.drain()
     }
@@ -305,26 +297,16 @@ impl Requester {
     /// yet: all are tried again after a pause, as long as there is time; and so is a busy peer that is soon to be asked again.
     /// A peer's refusal says more than that it left a hole.
     pub fn no_chain(&mut self, failure: GenerateFailure, now: Time) -> Vec<Effect> {
-        match self.phase {
-            Phase::Planning => match self.next_attempt(now) {
+        if self.phase == Phase::Planning {
+            match self.next_attempt(now) {
                 Some(until) => self.phase = Phase::Pausing { until },
                 None => {
                     let failure = self.refusal(now).unwrap_or(failure);
                     self.over(failure);
                 }
-            },
-            Phase::Mending => {
-                if !self.goes_on() {
-                    self.wait_for_chain(failure, now);
-                }
             }
-            Phase::Pausing { .. }
-            | Phase::Leasing { .. }
-            | Phase::Running
-            | Phase::Waiting { .. }
-            | Phase::Rejoining { .. }
-            | Phase::Settling { .. }
-            | Phase::Over => {}
+        } else if self.phase == Phase::Mending && !self.goes_on() {
+            self.wait_for_chain(failure, now);
         }
         self.drain()
     }
