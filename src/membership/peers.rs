@@ -180,11 +180,12 @@ impl Peers {
         vec![Change::PeerSuspected(peer)]
     }
 
-    /// Smooths with a weight of 1/8 for the new sample (RFC 6298 §2).
+    /// A shorter one is believed at once: the way is no longer than that. A longer one may be a machine that was busy, so it is smoothed
+    /// in with a weight of 1/8 (RFC 6298 §2).
     pub(super) fn round_trip_measured(&mut self, peer: PeerKey, span: Span) {
         if let Some(record) = self.records.get_mut(&peer) {
             let smoothed = |old: Span| Span(old.times(7).plus(span).0 / 8);
-            record.round_trip = Some(record.round_trip.map_or(span, smoothed));
+            record.round_trip = Some(record.round_trip.map_or(span, |old| span.min(smoothed(old))));
         }
     }
 

@@ -47,6 +47,7 @@ fn profile(peer: u16, boot: u64, seq: u64) -> Profile {
         queue: Span::ZERO,
         round_trips: Vec::new(),
         draining: false,
+        stored: Vec::new(),
     }
 }
 
@@ -256,10 +257,10 @@ fn placement_counts_on_a_neighbour_that_routing_avoids() {
 }
 
 #[test]
-fn round_trips_are_smoothed_and_strangers_are_believed_among_themselves() {
+fn round_trips_get_shorter_at_once_and_longer_slowly_and_strangers_are_believed_among_themselves() {
     let mut membership = membership();
     membership.handle(Event::Connected(key(1)), at(0));
-    for millis in [80, 160] {
+    for millis in [900, 80, 160] {
         membership.handle(Event::RoundTripMeasured { peer: key(1), span: Span::millis(millis) }, at(0));
     }
     let mut far = profile(2, 1, 0);
