@@ -282,6 +282,70 @@ pub fn release_file_pages(map: &memmap2::Mmap, range: std::ops::Range<usize>) {
     let _ = (map, range);
 }
 
+/// Bytes that this process may still write where `path` is; `None` where that cannot be told.
+pub fn free_space(path: &Path) -> Option<Bytes> {
+    #[cfg(unix)]
+    {
+        let room = rustix::fs::statvfs(path).ok()?;
+        Some(Bytes(room.f_bavail.saturating_mul(room.f_frsize)))
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = path;
+        None
+    }
+}
+
+/// Fills `buffer` with what stands at `offset`, wherever the file's own cursor is.
+///
+/// # Errors
+/// What the system says; `UnexpectedEof` if the file is shorter.
+pub fn read_exact_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+    #[cfg(unix)]
+    {
+        std::os::unix::fs::FileExt::read_exact_at(file, buffer, offset)
+    }
+    #[cfg(windows)]
+    {
+        let (mut rest, mut at) = (buffer, offset);
+        while !rest.is_empty() {
+            match std::os::windows::fs::FileExt::seek_read(file, rest, at)? {
+                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                count => {
+                    rest = &mut rest[count..];
+                    at += count as u64;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Writes all of `bytes` at `offset`, wherever the file's own cursor is.
+///
+/// # Errors
+/// What the system says; `StorageFull` if there is no room.
+pub fn write_all_at(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
+    #[cfg(unix)]
+    {
+        std::os::unix::fs::FileExt::write_all_at(file, bytes, offset)
+    }
+    #[cfg(windows)]
+    {
+        let (mut rest, mut at) = (bytes, offset);
+        while !rest.is_empty() {
+            match std::os::windows::fs::FileExt::seek_write(file, rest, at)? {
+                0 => return Err(io::ErrorKind::WriteZero.into()),
+                count => {
+                    rest = &rest[count..];
+                    at += count as u64;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
 /// Whether a process of this id runs, as far as can be told.
 pub fn is_running(pid: u32) -> bool {
     #[cfg(unix)]

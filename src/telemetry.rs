@@ -51,6 +51,13 @@ pub fn prometheus(metrics: &Metrics) -> String {
         ("brigade_engine_busy_microseconds_total", "counter", "Time in the engine.", metrics.busy_micros),
         ("brigade_hop_payload_bytes_total", "counter", "Tensor bytes sent to other stages.", metrics.hop_payload_bytes),
         ("brigade_kv_bytes", "gauge", "Key/value cache in use.", metrics.kv_bytes),
+        ("brigade_weights_sent_bytes_total", "counter", "Bytes of weights sent to others.", metrics.weights_sent_bytes),
+        (
+            "brigade_weights_received_bytes_total",
+            "counter",
+            "Bytes of weights that came from others.",
+            metrics.weights_received_bytes,
+        ),
     ];
     let mut text = String::new();
     for (name, kind, help, value) in figures {

@@ -14,6 +14,8 @@ mod leaving;
 #[path = "meshes/replicas.rs"]
 mod replicas;
 mod support;
+#[path = "meshes/weights.rs"]
+mod weights;
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;

@@ -16,6 +16,7 @@ use crate::config::settings::TrustSetting;
 use crate::daemon::handle::ChatMessage;
 use crate::daemon::handle::GenerateRequest;
 use crate::daemon::handle::GenerationEvent;
+use crate::daemon::handle::ModelChange;
 use crate::daemon::handle::Prompt;
 use crate::daemon::views::MendedView;
 use crate::daemon::views::SummaryView;
@@ -165,6 +166,16 @@ pub struct TokenBody {
 pub struct ImportBody {
     /// The file, as the peer's machine names it: an absolute path.
     pub path: PathBuf,
+}
+
+/// Asks for something to be done to a model.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ChangeBody {
+    /// Id, unique prefix or alias.
+    pub model: String,
+    /// What.
+    pub change: ModelChange,
 }
 
 /// An invite.

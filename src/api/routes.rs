@@ -39,6 +39,7 @@ use crate::api::answer::Heading;
 use crate::api::error::ApiError;
 use crate::api::gate::Gate;
 use crate::api::gate::Head;
+use crate::api::internal::ChangeBody;
 use crate::api::internal::EventBody;
 use crate::api::internal::GenerateBody;
 use crate::api::internal::ImportBody;
@@ -47,6 +48,7 @@ use crate::api::request::Asked;
 use crate::api::request::Delivery;
 use crate::api::request::Form;
 use crate::clock;
+use crate::daemon::handle::ChangeError;
 use crate::daemon::handle::GenerateError;
 use crate::daemon::handle::Generation;
 use crate::daemon::handle::ImportError;
@@ -102,6 +104,7 @@ pub(crate) fn router(state: Arc<State>) -> Router {
         .route("/brigade/v1/credits", get(credits))
         .route("/brigade/v1/lies", get(lies))
         .route("/brigade/v1/import", post(import))
+        .route("/brigade/v1/model", post(change))
         .route("/brigade/v1/generate", post(generate))
         .route("/brigade/v1/invite", get(invite))
         .route("/brigade/v1/stop", post(stop))
@@ -242,6 +245,16 @@ async fn import(state: Shared, body: Body) -> Answer {
         ImportError::Stopped => GenerateError::Stopped.into(),
     })?;
     Ok(Json(imported).into_response())
+}
+
+async fn change(state: Shared, body: Body) -> Answer {
+    let _slot = state.slot()?;
+    let ChangeBody { model, change } = parse(&read(body).await?)?;
+    let changed = state.peer.change(model, change).await.map_err(|error| match error {
+        ChangeError::Refused(message) => ApiError::new(StatusCode::BAD_REQUEST, "change_refused", message),
+        ChangeError::Stopped => GenerateError::Stopped.into(),
+    })?;
+    Ok(Json(changed).into_response())
 }
 
 async fn generate(state: Shared, body: Body) -> Answer {

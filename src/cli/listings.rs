@@ -85,13 +85,21 @@ fn models_text(models: &[ModelView]) -> String {
                 Bytes(model.bytes).to_string(),
                 model.units.to_string(),
                 model.context.to_string(),
-                if model.local { model.holding.join(" ") } else { "not here".to_owned() },
+                on_disk(model),
+                model.holding.join(" "),
                 cover(model.covered, &model.missing),
             ]
         })
         .collect();
-    let headings = ["model", "alias", "title", "family", "format", "size", "units", "context", "held here", "covered"];
+    let headings =
+        ["model", "alias", "title", "family", "format", "size", "units", "context", "on disk", "held here", "covered"];
     output::table(&headings, &rows)
+}
+
+/// The units on this machine's disk.
+fn on_disk(model: &ModelView) -> String {
+    let stored = if model.stored.is_empty() { "nothing".to_owned() } else { model.stored.join(" ") };
+    if model.private { format!("{stored} (private)") } else { stored }
 }
 
 fn peers_text(view: &PeersView) -> String {
@@ -205,6 +213,11 @@ fn status_text(view: &StatusView) -> String {
     let none = || "none".to_owned();
     let addresses = |list: &[String]| if list.is_empty() { none() } else { list.join("\n              ") };
     let held = holdings(&view.holdings, false);
+    let fetching = view.fetching.iter().map(|fetch| {
+        let (had, wanted) = (Bytes(fetch.had_bytes), Bytes(fetch.wanted_bytes));
+        format!("{} {}: {had} of {wanted}", short(&fetch.model), fetch.units)
+    });
+    let fetching = addresses(&fetching.collect::<Vec<_>>());
     [
         ("peer", view.peer.clone()),
         ("network", format!("{} ({kind})", view.network)),
@@ -217,6 +230,7 @@ fn status_text(view: &StatusView) -> String {
         ("memory", format!("{} offered, {} free", Bytes(view.memory_bytes), Bytes(view.memory_free_bytes))),
         ("threads", view.threads.to_string()),
         ("holds", held),
+        ("fetching", fetching),
         ("sessions", format!("{} served, {} own requests", view.sessions, view.requests)),
     ]
     .map(|(name, value)| format!("{name:<12}  {value}"))

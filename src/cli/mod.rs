@@ -12,6 +12,7 @@ use crate::cli::ask::GenerateArgs;
 use crate::cli::bench::BenchArgs;
 use crate::cli::demo::DemoArgs;
 use crate::cli::listings::Form;
+use crate::cli::models::ModelsArgs;
 use crate::cli::network::NetworkCommand;
 use crate::cli::testnet::TestnetCommand;
 use crate::cli::up::UpArgs;
@@ -27,6 +28,7 @@ mod demo;
 mod house;
 mod import;
 mod listings;
+mod models;
 mod network;
 mod output;
 mod privacy;
@@ -76,13 +78,8 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// List the models known here, and whether the mesh serves all of each.
-    Models {
-        /// Print a JSON list of objects: id, title, alias, architecture, units, bytes, quantisation, context, local,
-        /// holding, covered, missing.
-        #[arg(long)]
-        json: bool,
-    },
+    /// List the models known here, and whether the mesh serves all of each; remove or verify one.
+    Models(ModelsArgs),
     /// List the peers known: who holds what, how fast, how far; and which units of which model are missing.
     Peers {
         /// Print a JSON object: peers (peer, this, connected, round_trip_micros, cores, memory_bytes, cpu_features,
@@ -108,7 +105,8 @@ enum Command {
     /// Show how the running peer is, and who can reach it.
     Status {
         /// Print a JSON object: peer, network, private, version, uptime_seconds, listening, announced, reachability,
-        /// connected, memory_bytes, memory_free_bytes, threads, holdings, sessions, requests.
+        /// connected, memory_bytes, memory_free_bytes, threads, holdings, fetching (model, units, had_bytes, wanted_bytes), sessions,
+        /// requests, notices.
         #[arg(long)]
         json: bool,
     },
@@ -178,7 +176,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Chat(args) => ask::chat(&root, *args).await,
         Command::Demo(args) => demo::demo(args).await,
         Command::Import { file, json } => import::import(&root, &file, form(json)).await,
-        Command::Models { json } => listings::models(&root, form(json)).await,
+        Command::Models(args) => models::models(&root, args).await,
         Command::Peers { json } => listings::peers(&root, form(json)).await,
         Command::Credits { json } => listings::credits(&root, form(json)).await,
         Command::Lies { json } => listings::lies(&root, form(json)).await,

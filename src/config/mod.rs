@@ -87,6 +87,10 @@ pub struct Config {
     pub trust: Trust,
     /// How long an answer that has begun waits for a lost stage's place to be taken, where a request doesn't say.
     pub patience: Span,
+    /// Whether weights on this machine's disk are given to other peers.
+    pub share: Switch,
+    /// Bytes a second that are sent to peers that fetch by hash, if limited.
+    pub upload_limit: Option<Bytes>,
 }
 
 /// A network: a name and, for a private one, a key.
@@ -197,6 +201,9 @@ pub enum BadConfig {
     /// The memory is no amount.
     #[error("memory: {0}")]
     Memory(#[from] BadMemory),
+    /// The upload limit is no amount.
+    #[error("upload-limit: {0}")]
+    UploadLimit(BadMemory),
     /// The memory for journals is no amount.
     #[error("journal-memory: {0}")]
     JournalMemory(BadMemory),
@@ -302,6 +309,8 @@ impl TryFrom<Sources> for Config {
             allow: settings.allow.iter().map(|text| text.parse()).collect::<Result<_, _>>()?,
             trust: settings.trust.map_or(Trust::Known, Trust::from),
             patience: patience(settings.patience)?,
+            share: settings.share.unwrap_or(Switch::On),
+            upload_limit: settings.upload_limit.as_deref().map(upload_limit).transpose()?,
             network,
         })
     }
@@ -395,6 +404,12 @@ fn memory(given: Option<&str>, device: DeviceName, machine: Machine) -> Result<B
 fn journal_memory(given: Option<&str>, machine: Machine) -> Result<Bytes, BadConfig> {
     let parse = |text| memory::parse(text, machine.memory).map_err(BadConfig::JournalMemory);
     given.map_or(Ok(Limits::default().journals), parse)
+}
+
+/// Bytes a second.
+fn upload_limit(text: &str) -> Result<Bytes, BadConfig> {
+    let limit = memory::parse(text, None).map_err(BadConfig::UploadLimit)?;
+    if limit == Bytes::ZERO { Err(BadConfig::Zero { setting: "upload-limit" }) } else { Ok(limit) }
 }
 
 fn api(settings: &Settings) -> Result<Api, BadConfig> {

@@ -15,8 +15,8 @@ use crate::node::io::Trust;
 #[derive(Clone, Debug, Default, Args, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
 pub struct Settings {
-    /// Model to serve: a GGUF file, or an id, prefix or alias of an imported one. May be given several times.
-    /// Without it, every imported model is served.
+    /// Model to serve: a GGUF file, an id, prefix or alias of an imported one, or an id that other peers announce, whose weights are then
+    /// fetched from them. May be given several times. Without it, every model is served of which some weights are here.
     #[arg(long, value_name = "FILE|ID", env = "BRIGADE_MODEL")]
     pub model: Vec<String>,
     /// Hold exactly these units of the model, such as 0..3 (the end is not included). Unit 0 is the embedding, the last
@@ -91,6 +91,12 @@ pub struct Settings {
     /// once. [default: 120]
     #[arg(long, value_name = "SECONDS", env = "BRIGADE_PATIENCE")]
     pub patience: Option<u32>,
+    /// Whether to give the weights on this machine's disk to other peers. [default: on]
+    #[arg(long, value_enum, value_name = "on|off", env = "BRIGADE_SHARE", hide_possible_values = true)]
+    pub share: Option<Switch>,
+    /// Most bytes a second of weights to send to other peers, such as 10MiB. [default: no limit]
+    #[arg(long, value_name = "AMOUNT", env = "BRIGADE_UPLOAD_LIMIT")]
+    pub upload_limit: Option<String>,
 }
 
 /// On or off.
@@ -201,6 +207,8 @@ impl Settings {
             allow: list(self.allow, below.allow),
             trust: self.trust.or(below.trust),
             patience: self.patience.or(below.patience),
+            share: self.share.or(below.share),
+            upload_limit: self.upload_limit.or(below.upload_limit),
         }
     }
 }

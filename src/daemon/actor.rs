@@ -16,12 +16,14 @@ use crate::daemon::answer::Answer;
 use crate::daemon::bridge::Bridge;
 use crate::daemon::departure::Departure;
 use crate::daemon::evidence::Evidence;
+use crate::daemon::handle::ChangeError;
 use crate::daemon::handle::Command;
 use crate::daemon::handle::GENERATION_CAPACITY;
 use crate::daemon::handle::GenerateError;
 use crate::daemon::handle::GenerateRequest;
 use crate::daemon::handle::Generation;
 use crate::daemon::handle::ImportError;
+use crate::daemon::handle::ModelChange;
 use crate::daemon::library::Library;
 use crate::daemon::listings;
 use crate::daemon::log::LogWriter;
@@ -29,12 +31,17 @@ use crate::daemon::prepare;
 use crate::daemon::prepare::Policy;
 use crate::daemon::prepare::Prepared;
 use crate::daemon::publisher::Publisher;
+use crate::daemon::pull::Puller;
 use crate::daemon::replicas;
 use crate::daemon::streams::Streams;
+use crate::daemon::views::ChangedView;
 use crate::daemon::views::FoundLieView;
 use crate::daemon::views::ImportedView;
+use crate::daemon::wishes::Wish;
+use crate::daemon::wishes::Wishes;
 use crate::engine::command::EngineEvent;
 use crate::ids::ModelId;
+use crate::ids::PeerKey;
 use crate::ids::RequestId;
 use crate::ids::SessionId;
 use crate::mesh::Mesh;
@@ -42,12 +49,17 @@ use crate::mesh::MeshEvent;
 use crate::node::Node;
 use crate::node::io::Action;
 use crate::node::io::Delivery;
+use crate::node::io::EngineAction;
+use crate::node::io::EngineInput;
 use crate::node::io::GenerateFailure;
 use crate::node::io::HoldPolicy;
 use crate::node::io::Input;
 use crate::node::io::ModelFacts;
 use crate::session::text::TextAssembler;
+use crate::units::UnitRange;
 use crate::weights::catalogue::Imported;
+use crate::weights::lookup::Weights;
+use crate::wire::profile::Stored;
 
 /// Inputs from streams, answers and the log that the loop has not taken; their tasks wait when it is full.
 pub(super) const INPUT_CAPACITY: usize = 1024;
@@ -67,6 +79,11 @@ pub(super) struct Daemon {
     pub(super) log: LogWriter,
     pub(super) evidence: Evidence,
     pub(super) publisher: Publisher,
+    pub(super) puller: Puller,
+    /// Models to serve that no peer has described yet.
+    pub(super) wishes: Wishes,
+    /// Why weights could not be brought here, last time.
+    pub(super) lacks: BTreeMap<(ModelId, UnitRange), String>,
     pub(super) inputs: mpsc::Sender<Input>,
     pub(super) done: mpsc::Sender<Done>,
     /// Where each request's deliveries go.
@@ -108,6 +125,14 @@ pub(super) enum Done {
         submitted: Time,
         reply: oneshot::Sender<Result<Generation, GenerateError>>,
     },
+    /// The weights of a range of units are here, or not.
+    Obtained { model: ModelId, range: UnitRange, weights: Result<Box<Weights>, String> },
+    /// Somebody wants to know who gives which weights.
+    Holders(oneshot::Sender<Vec<(PeerKey, Stored)>>),
+    /// A model that was wished for is described, or not.
+    Described { wish: Wish, model: Result<ModelId, String> },
+    /// A model's weights were looked through, or something was done to it.
+    Changed(ModelId),
     /// A file was imported, or not.
     Imported { imported: Result<Box<Imported>, ImportError>, reply: oneshot::Sender<Result<ImportedView, ImportError>> },
 }
@@ -116,7 +141,8 @@ impl Daemon {
     /// Runs until it may go after it was told to stop, or until every handle is gone.
     pub(super) async fn run(mut self, mut sources: Sources) {
         while !self.departure.is_over(self.node.is_drained(), self.clock.now()) {
-            let next = self.departure.until().into_iter().fold(self.node.deadline(), Time::min);
+            let next = self.departure.until().into_iter().chain(self.wishes.deadline());
+            let next = next.fold(self.node.deadline(), Time::min);
             let wait = next.since(self.clock.now()).duration();
             tokio::select! {
                 command = sources.commands.recv() => match command {
@@ -133,6 +159,7 @@ impl Daemon {
                 Some(input) = sources.inputs.recv() => self.feed(input),
                 () = tokio::time::sleep(wait) => self.feed(Input::Tick),
             }
+            self.try_wishes();
         }
         self.stop().await;
     }
@@ -172,6 +199,7 @@ impl Daemon {
             Action::OpenHop(stream, peer, open) => self.streams.open_hop(stream, peer, open),
             Action::Send(stream, message) => return self.streams.send(stream, message).into_iter().collect(),
             Action::Close(stream) => self.streams.close(stream),
+            Action::Engine(EngineAction::Load(model, range)) => return self.obtain(model, range).into_iter().collect(),
             Action::Engine(action) => return self.bridge.perform(action).into_iter().map(Input::Engine).collect(),
             Action::Publish(gossip) => {
                 let peers = self.node.membership().count(self.clock.now());
@@ -183,6 +211,35 @@ impl Daemon {
             Action::Dial(peer) => self.streams.dial(peer),
         }
         Vec::new()
+    }
+
+    /// Has the weights brought here that are not, to be loaded then.
+    fn obtain(&self, model: ModelId, range: UnitRange) -> Option<Input> {
+        let failed = |reason: &str| Input::Engine(EngineInput::LoadFailed(model, range, reason.to_owned()));
+        (!self.puller.obtain(model, range)).then(|| failed("too many ranges of units are being fetched"))
+    }
+
+    /// Loads weights that are here now.
+    fn obtained(&mut self, model: ModelId, range: UnitRange, weights: Result<Box<Weights>, String>) {
+        self.tell_given(model);
+        let heard = match weights {
+            Ok(weights) => {
+                self.lacks.remove(&(model, range));
+                self.bridge.load(model, range, Arc::from(weights))
+            }
+            Err(reason) => {
+                tracing::error!(model = %model.short(), units = %range, reason, "weights could not be brought here");
+                self.lacks.insert((model, range), reason.clone());
+                vec![EngineInput::LoadFailed(model, range, reason)]
+            }
+        };
+        heard.into_iter().for_each(|input| self.feed(Input::Engine(input)));
+    }
+
+    /// Tells the node which of a model's weights are given to others.
+    fn tell_given(&mut self, model: ModelId) {
+        let given = self.library.given(model);
+        self.feed(Input::Given(model, given));
     }
 
     fn deliver(&mut self, request: RequestId, delivery: Delivery) -> Option<Input> {
@@ -231,6 +288,7 @@ impl Daemon {
         match command {
             Command::Generate(request, reply) => self.generate(*request, reply),
             Command::Import(file, reply) => self.import(file, reply),
+            Command::Change(name, change, reply) => self.change(&name, change, reply),
             #[cfg(feature = "faults")]
             Command::Faults(faults, reply) => {
                 self.faults.arm(faults);
@@ -293,6 +351,30 @@ impl Daemon {
         });
     }
 
+    /// Does something to a model of the catalogue, beside the loop.
+    fn change(&self, name: &str, change: ModelChange, reply: oneshot::Sender<Result<ChangedView, ChangeError>>) {
+        let refused = |reason: String| Err(ChangeError::Refused(reason));
+        let model = match self.library.resolve(name) {
+            Ok(model) => model,
+            Err(error) => return drop(reply.send(refused(error.to_string()))),
+        };
+        let is_held = self.node.holdings().iter().any(|holding| holding.model == model);
+        if change == ModelChange::Remove && is_held {
+            let reason = "this peer serves the model: start it without the model first".to_owned();
+            return drop(reply.send(refused(reason)));
+        }
+        let (library, done) = (self.library.clone(), self.done.clone());
+        tokio::spawn(async move {
+            let worked = tokio::task::spawn_blocking(move || library.change(model, change)).await;
+            let changed = worked
+                .map_err(|error| error.to_string())
+                .and_then(|changed| changed.map_err(|error| error.to_string()));
+            let _ = done.send(Done::Changed(model)).await;
+            // Whoever asked may have gone.
+            let _ = reply.send(changed.map_err(ChangeError::Refused));
+        });
+    }
+
     fn done(&mut self, done: Done) {
         match done {
             Done::Prepared { prepared: Ok(prepared), submitted, reply } => self.submit(*prepared, submitted, reply),
@@ -300,6 +382,15 @@ impl Daemon {
                 self.counts.failed += 1;
                 drop(reply.send(Err(error)));
             }
+            Done::Obtained { model, range, weights } => self.obtained(model, range, weights),
+            Done::Holders(reply) => {
+                let offered = self.node.membership().present(self.clock.now());
+                let stored = offered.flat_map(|profile| profile.stored.iter().map(|stored| (profile.peer, *stored)));
+                // Whoever asked may have gone.
+                drop(reply.send(stored.collect()));
+            }
+            Done::Described { wish, model } => self.described(wish, model),
+            Done::Changed(model) => self.tell_given(model),
             Done::Imported { imported, reply } => {
                 let view = imported.map(|imported| {
                     self.know(imported.id);
@@ -351,6 +442,7 @@ impl Daemon {
             Ok(known) => {
                 self.publisher.follow(model);
                 self.feed(Input::ModelKnown(Arc::clone(&known.facts)));
+                self.tell_given(model);
                 Some(known.facts)
             }
             Err(error) => {
@@ -363,13 +455,8 @@ impl Daemon {
     /// Serves a model of the catalogue under a policy.
     pub(super) fn serve(&mut self, model: ModelId, policy: HoldPolicy) {
         let Some(facts) = self.know(model) else { return };
-        match self.library.weights(model) {
-            Ok(file) => {
-                self.bridge.offer(model, facts.shape, Arc::new(file));
-                self.feed(Input::Serve { model, policy });
-            }
-            Err(error) => tracing::warn!(model = %model.short(), %error, "the weights cannot be served"),
-        }
+        self.bridge.offer(model, facts.shape);
+        self.feed(Input::Serve { model, policy });
     }
 
     /// Begins to take leave: no new leases and requests, and those that others have are handed over.

@@ -30,13 +30,14 @@ use crate::sampling::History;
 use crate::shape::ModelShape;
 use crate::units::UnitRange;
 use crate::weights::gguf::GgufFile;
+use crate::weights::lookup::Weights;
 use crate::wire::control::TailOffer;
 
 /// The engine as the node sees it, with what was counted.
 pub(super) struct Bridge {
     engine: EngineHandle,
-    /// Weights that may be loaded.
-    weights: BTreeMap<ModelId, Weights>,
+    /// Models that may be served.
+    shapes: BTreeMap<ModelId, ModelShape>,
     /// The width of the hidden states of every open stage.
     widths: BTreeMap<StageKey, u32>,
     /// Stages opened.
@@ -51,17 +52,11 @@ pub(super) struct Bridge {
     pub(super) busy: Span,
 }
 
-#[derive(Clone)]
-struct Weights {
-    shape: ModelShape,
-    file: Arc<GgufFile>,
-}
-
 impl Bridge {
     pub(super) fn new(engine: EngineHandle) -> Self {
         Self {
             engine,
-            weights: BTreeMap::new(),
+            shapes: BTreeMap::new(),
             widths: BTreeMap::new(),
             opened: 0,
             loaded: 0,
@@ -71,16 +66,26 @@ impl Bridge {
         }
     }
 
-    /// Makes a model's weights known, so that the node may have units of it loaded.
-    pub(super) fn offer(&mut self, model: ModelId, shape: ModelShape, file: Arc<GgufFile>) {
-        self.weights.insert(model, Weights { shape, file });
+    /// Makes a model known, so that the node may have units of it loaded.
+    pub(super) fn offer(&mut self, model: ModelId, shape: ModelShape) {
+        self.shapes.insert(model, shape);
     }
 
-    /// Hands an action to the engine. What it refuses at once comes back.
+    /// Has units loaded from their weights. What is refused at once comes back.
+    pub(super) fn load(&mut self, model: ModelId, range: UnitRange, weights: Arc<Weights>) -> Vec<EngineInput> {
+        let refused = |reason: String| vec![EngineInput::LoadFailed(model, range, reason)];
+        let Some(&shape) = self.shapes.get(&model) else { return refused("the model is not served".to_owned()) };
+        match self.engine.try_send(EngineCommand::Load(command::Load { model, shape, range, source: weights })) {
+            Ok(()) => Vec::new(),
+            Err(error @ (SendError::Busy(_) | SendError::Stopped)) => refused(error.to_string()),
+        }
+    }
+
+    /// Hands an action to the engine, but for loading, for which [`Self::load`] is. What it refuses at once comes back.
     pub(super) fn perform(&mut self, action: EngineAction) -> Vec<EngineInput> {
         let subjects = subjects(&action);
         let refused = |reason: &str| subjects.into_iter().map(|subject| subject.refused(reason)).collect();
-        let Some(command) = self.command(action) else { return refused("the weights of the model are not here") };
+        let Some(command) = self.command(action) else { return refused("the model is not served") };
         match self.engine.try_send(command) {
             Ok(()) => Vec::new(),
             Err(error @ (SendError::Busy(_) | SendError::Stopped)) => refused(&error.to_string()),
@@ -124,13 +129,10 @@ impl Bridge {
 
     fn command(&mut self, action: EngineAction) -> Option<EngineCommand> {
         Some(match action {
-            EngineAction::Load(model, range) => {
-                let Weights { shape, file } = self.weights.get(&model)?.clone();
-                EngineCommand::Load(command::Load { model, shape, range, source: file })
-            }
+            EngineAction::Load(..) => return None,
             EngineAction::Unload(model, range) => EngineCommand::Unload { model, range },
             EngineAction::Open { key, model, range, capacity, rounding, tail } => {
-                self.widths.insert(key, self.weights.get(&model)?.shape.width);
+                self.widths.insert(key, self.shapes.get(&model)?.width);
                 self.opened += 1;
                 let (key, tail) = (engine_key(key), tail.map(tail_state));
                 EngineCommand::Open(Box::new(command::Open { key, model, range, capacity, rounding, tail }))
@@ -229,6 +231,18 @@ const fn engine_key(key: StageKey) -> command::StageKey {
 
 const fn node_key(key: command::StageKey) -> StageKey {
     StageKey { session: key.session, range: key.range }
+}
+
+/// Weights as the engine reads them.
+impl TensorSource for Weights {
+    fn tensor(&self, name: &str) -> Option<TensorData<'_>> {
+        let view = Self::tensor(self, name)?;
+        Some(TensorData { format: view.format, dimensions: view.dimensions.to_vec(), bytes: view.bytes })
+    }
+
+    fn release(&self, name: &str, bytes: Range<usize>) {
+        Self::release(self, name, bytes);
+    }
 }
 
 /// A GGUF file as the engine reads it.

@@ -2,10 +2,13 @@
 
 use std::path::PathBuf;
 
+use serde::Deserialize;
+use serde::Serialize;
 use tokio::sync::mpsc;
 use tokio::sync::oneshot;
 
 use crate::amounts::Span;
+use crate::daemon::views::ChangedView;
 use crate::daemon::views::CreditsView;
 use crate::daemon::views::FoundLieView;
 use crate::daemon::views::ImportedView;
@@ -156,6 +159,29 @@ pub enum ImportError {
     Stopped,
 }
 
+/// What is to be done to a model of the catalogue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ModelChange {
+    /// Forget it, with what came of it from other peers. An imported file stays where it is.
+    Remove,
+    /// Hash what is here of it, and fetch again what is damaged.
+    Verify,
+    /// Give it only to peers on the allow-list, or to everybody again.
+    Private(bool),
+}
+
+/// Why nothing was done to a model.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum ChangeError {
+    /// It cannot be done; the text says why.
+    #[error("{0}")]
+    Refused(String),
+    /// The peer has stopped.
+    #[error("the peer has stopped")]
+    Stopped,
+}
+
 /// Why there is no invite.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InviteError {
@@ -179,6 +205,8 @@ pub(crate) enum Command {
     Generate(Box<GenerateRequest>, oneshot::Sender<Result<Generation, GenerateError>>),
     /// Import a file.
     Import(PathBuf, oneshot::Sender<Result<ImportedView, ImportError>>),
+    /// Do something to the model of that name.
+    Change(String, ModelChange, oneshot::Sender<Result<ChangedView, ChangeError>>),
     /// Listings.
     Status(oneshot::Sender<StatusView>),
     /// Who holds what.
@@ -219,6 +247,14 @@ impl Peer {
         let (reply, answer) = oneshot::channel();
         self.commands.send(Command::Import(file, reply)).await.map_err(|_| ImportError::Stopped)?;
         answer.await.map_err(|_| ImportError::Stopped)?
+    }
+
+    /// Does something to a model of this peer's catalogue, by id, beginning of an id, or alias. Verifying takes as long as hashing it.
+    ///
+    /// # Errors
+    /// [`ChangeError`] if there is no such model, or it cannot be done.
+    pub async fn change(&self, name: String, change: ModelChange) -> Result<ChangedView, ChangeError> {
+        self.ask(|reply| Command::Change(name, change, reply)).await.map_err(|Stopped| ChangeError::Stopped)?
     }
 
     /// How this peer is.

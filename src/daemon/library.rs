@@ -1,6 +1,7 @@
-//! The models that this peer knows: their files, manifests, tokenizers and chat templates.
+//! The models that this peer knows: their files, manifests, tokenizers and chat templates, as far as this machine has them.
 
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -10,12 +11,14 @@ use std::sync::PoisonError;
 use bytes::Bytes;
 
 use crate::amounts;
+use crate::config::settings::Switch;
+use crate::daemon::giving::Giving;
+use crate::daemon::handle::ModelChange;
+use crate::daemon::views::ChangedView;
 use crate::demo;
 use crate::ids::BlobHash;
 use crate::ids::ModelId;
 use crate::ids::PeerKey;
-use crate::mesh::BlobPiece;
-use crate::mesh::BlobSource;
 use crate::mesh::FetchError;
 use crate::mesh::Mesh;
 use crate::node::io::ModelFacts;
@@ -28,7 +31,9 @@ use crate::weights::catalogue::Place;
 use crate::weights::catalogue::ResolveError;
 use crate::weights::chat::ChatError;
 use crate::weights::chat::ChatTemplate;
-use crate::weights::gguf::GgufFile;
+use crate::weights::lookup::Missing;
+use crate::weights::lookup::Weights;
+use crate::weights::tensors::Tensors;
 use crate::weights::tokenizer::Tokenizer;
 use crate::weights::vocabulary::VocabularyError;
 use crate::wire::fetch::MAX_BLOB;
@@ -65,21 +70,27 @@ pub(super) struct Library {
     shelf: Arc<Mutex<Shelf>>,
     /// The blob that was read last, since blobs are asked for piece by piece.
     last_blob: Arc<Mutex<Option<(BlobHash, Bytes)>>>,
+    pub(super) giving: Arc<Giving>,
+    tensors: Tensors,
 }
 
 #[derive(Debug)]
-struct Shelf {
-    catalogue: Catalogue,
+pub(super) struct Shelf {
+    pub(super) catalogue: Catalogue,
     known: BTreeMap<ModelId, Known>,
 }
 
 impl Library {
     /// Opens the catalogue of a data directory and enters the demo model.
-    pub(super) fn open(directory: &Path) -> Result<Self, LibraryError> {
+    ///
+    /// - `weights`: whether weights are given to other peers
+    /// - `allowed`: whom private models are given to
+    pub(super) fn open(directory: &Path, weights: Switch, allowed: BTreeSet<PeerKey>) -> Result<Self, LibraryError> {
         let mut catalogue = Catalogue::open(directory)?;
         catalogue.import_embedded(demo::MODEL, demo::NAME)?;
-        let shelf = Shelf { catalogue, known: BTreeMap::new() };
-        Ok(Self { shelf: Arc::new(Mutex::new(shelf)), last_blob: Arc::default() })
+        let tensors = catalogue.tensors().clone();
+        let shelf = Arc::new(Mutex::new(Shelf { catalogue, known: BTreeMap::new() }));
+        Ok(Self { shelf, last_blob: Arc::default(), tensors, giving: Arc::new(Giving::new(weights, allowed)) })
     }
 
     /// Adds a GGUF file. Takes as long as hashing it.
@@ -99,29 +110,71 @@ impl Library {
         self.shelf().catalogue.resolve(name)
     }
 
-    /// The models whose weights are on this machine, the demo model last.
+    /// The models of whose weights some are on this machine, the demo model last.
     pub(super) fn servable(&self) -> Vec<ModelId> {
-        let shelf = self.shelf();
-        let of = |demo: bool| {
-            let entries = shelf.catalogue.list();
-            let here = entries.filter(move |entry| match entry.weights {
-                Place::File(_) => !demo,
-                Place::Embedded => demo,
-                Place::Elsewhere => false,
-            });
-            here.map(|entry| entry.id).collect::<Vec<_>>()
-        };
-        [of(false), of(true)].concat()
+        let (demo, mut servable): (Vec<Entry>, Vec<Entry>) =
+            self.entries().into_iter().partition(|entry| entry.weights == Place::Embedded);
+        servable.retain(|entry| !self.held(entry.id).is_empty());
+        servable.into_iter().chain(demo).map(|entry| entry.id).collect()
+    }
+
+    /// The units of a model all of whose weights are on this machine.
+    pub(super) fn held(&self, model: ModelId) -> Vec<UnitRange> {
+        // One whose manifest is damaged is told when it is asked for.
+        self.shelf().catalogue.held(model).unwrap_or_default()
+    }
+
+    /// The tensors that a range of units needs and that are not here.
+    pub(super) fn missing(&self, model: ModelId, range: UnitRange) -> Result<Vec<Missing>, CatalogueError> {
+        self.shelf().catalogue.missing(model, range)
+    }
+
+    /// The weights of a range of units.
+    pub(super) fn weights(&self, model: ModelId, range: UnitRange) -> Result<Weights, CatalogueError> {
+        self.shelf().catalogue.weights(model, range)
+    }
+
+    /// The tensors that came from other peers.
+    pub(super) fn tensors(&self) -> &Tensors {
+        &self.tensors
+    }
+
+    /// Bytes that may still be written to the disk of the data directory.
+    pub(super) fn room(&self) -> Option<amounts::Bytes> {
+        self.tensors.room()
+    }
+
+    /// Does something to a model. Verifying takes as long as reading it.
+    pub(super) fn change(&self, model: ModelId, change: ModelChange) -> Result<ChangedView, CatalogueError> {
+        let mut changed = ChangedView { model: model.to_string(), ..ChangedView::default() };
+        match change {
+            ModelChange::Private(private) => self.shelf().catalogue.set_private(model, private)?,
+            ModelChange::Remove => {
+                let mut shelf = self.shelf();
+                shelf.known.remove(&model);
+                changed.freed_bytes = shelf.catalogue.remove(model)?.0;
+            }
+            ModelChange::Verify => {
+                let located = self.shelf().catalogue.located(model)?;
+                for (name, located) in located {
+                    match self.trusted(&located, located.hash(&self.tensors)) {
+                        Some(_) => changed.right += 1,
+                        None => changed.damaged.push(name),
+                    }
+                }
+            }
+        }
+        Ok(changed)
+    }
+
+    /// The entry of a model.
+    pub(super) fn entry(&self, model: ModelId) -> Option<Entry> {
+        self.shelf().catalogue.entry(model).cloned()
     }
 
     /// Every entry of the catalogue.
     pub(super) fn entries(&self) -> Vec<Entry> {
         self.shelf().catalogue.list().cloned().collect()
-    }
-
-    /// The file of a model's weights.
-    pub(super) fn weights(&self, model: ModelId) -> Result<GgufFile, CatalogueError> {
-        self.shelf().catalogue.source(model)
     }
 
     /// What is known of a model in the catalogue; read once, then kept.
@@ -167,12 +220,13 @@ impl Library {
         Err(LibraryError::Nobody { last })
     }
 
-    fn shelf(&self) -> MutexGuard<'_, Shelf> {
+    pub(super) fn shelf(&self) -> MutexGuard<'_, Shelf> {
         // A panic while it was held leaves whole values: every change is one assignment.
         self.shelf.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn blob(&self, hash: BlobHash) -> Option<Bytes> {
+    /// The bytes of a manifest or vocabulary.
+    pub(super) fn blob(&self, hash: BlobHash) -> Option<Bytes> {
         let mut last = self.last_blob.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, bytes)) = last.as_ref().filter(|(known, _)| *known == hash) {
             return Some(bytes.clone());
@@ -180,15 +234,6 @@ impl Library {
         let bytes = Bytes::from(self.shelf().catalogue.blobs().get(hash).ok()?);
         *last = Some((hash, bytes.clone()));
         Some(bytes)
-    }
-}
-
-impl BlobSource for Library {
-    fn piece(&self, blob: BlobHash, offset: u64, length: u32) -> Option<BlobPiece> {
-        let bytes = self.blob(blob)?;
-        let start = usize::try_from(offset).unwrap_or(usize::MAX).min(bytes.len());
-        let end = start.saturating_add(length as usize).min(bytes.len());
-        Some(BlobPiece { total: bytes.len() as u64, data: bytes.slice(start..end) })
     }
 }
 

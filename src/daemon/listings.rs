@@ -10,11 +10,13 @@ use crate::daemon::actor::Daemon;
 use crate::daemon::handle::GenerateError;
 use crate::daemon::handle::InviteError;
 use crate::daemon::prepare::Chosen;
+use crate::daemon::pull::Pulling;
 use crate::daemon::views::BalanceView;
 use crate::daemon::views::CoverView;
 use crate::daemon::views::CreditsView;
 use crate::daemon::views::EntryLineView;
 use crate::daemon::views::EntryView;
+use crate::daemon::views::FetchView;
 use crate::daemon::views::HoldingView;
 use crate::daemon::views::Metrics;
 use crate::daemon::views::ModelView;
@@ -31,7 +33,6 @@ use crate::membership::Standing;
 use crate::mesh::MeshStatus;
 use crate::units::UnitRange;
 use crate::weights::catalogue::Entry;
-use crate::weights::catalogue::Place;
 use crate::weights::catalogue::ResolveError;
 use crate::wire::credit::CreditEntry;
 use crate::wire::profile::Holding;
@@ -130,6 +131,7 @@ pub(super) fn status(daemon: &Daemon) -> impl FnOnce(Option<MeshStatus>) -> Stat
         memory_free_bytes: node.memory_free().0,
         threads: daemon.config.threads,
         holdings: node.holdings().iter().map(holding).collect(),
+        fetching: daemon.puller.progress().iter().map(fetching).collect(),
         sessions: node.sessions(),
         requests: node.requests(),
         notices: notices(daemon),
@@ -160,7 +162,12 @@ fn notices(daemon: &Daemon) -> Vec<String> {
     let stuck = daemon.node.is_stuck().then(|| {
         "the engine does not come back with what it computes: all leases were given up; restart this peer if that lasts".to_owned()
     });
-    refused.chain(impostor).chain(stuck).collect()
+    let unknown =
+        daemon.wishes.names().map(|name| format!("model {name} is to be served, but no peer has described it yet"));
+    let lacking = daemon.lacks.iter().map(|((model, range), reason)| {
+        format!("units {range} of model {} could not be brought here: {reason}", model.short())
+    });
+    refused.chain(impostor).chain(stuck).chain(unknown).chain(lacking).collect()
 }
 
 /// An address with the identity that others need to dial it.
@@ -229,6 +236,15 @@ fn features(bits: u32) -> Vec<String> {
     cpu::NAMES.iter().filter(|(bit, _)| bits & bit != 0).map(|(_, name)| (*name).to_owned()).collect()
 }
 
+fn fetching(pulling: &Pulling) -> FetchView {
+    FetchView {
+        model: pulling.model.to_string(),
+        units: pulling.range.to_string(),
+        had_bytes: pulling.had.0,
+        wanted_bytes: pulling.wanted.0,
+    }
+}
+
 fn holding(holding: &Holding) -> HoldingView {
     let state = match holding.state {
         HoldingState::Intended => "intended",
@@ -275,8 +291,11 @@ fn title(daemon: &Daemon, model: ModelId) -> String {
 pub(super) fn models(daemon: &Daemon) -> Vec<ModelView> {
     let entries: BTreeMap<ModelId, Entry> =
         daemon.library.entries().into_iter().map(|entry| (entry.id, entry)).collect();
-    let own = daemon.node.models().map(|facts| {
+    // A model that was removed is known only as long as others hold it.
+    let own = daemon.node.models().filter(|facts| entries.contains_key(&facts.id) || is_held(daemon, facts.id));
+    let own = own.map(|facts| {
         let entry = entries.get(&facts.id);
+        let stored = if entry.is_some() { daemon.library.held(facts.id) } else { Vec::new() };
         ModelView {
             id: facts.id.to_string(),
             title: facts.title.clone(),
@@ -286,7 +305,9 @@ pub(super) fn models(daemon: &Daemon) -> Vec<ModelView> {
             bytes: facts.bytes.0,
             quantisation: facts.quantisation.clone(),
             context: facts.shape.context,
-            local: entry.is_some_and(|entry| !matches!(entry.weights, Place::Elsewhere)),
+            local: !stored.is_empty(),
+            stored: texts(&stored),
+            private: entry.is_some_and(|entry| entry.private),
             ..covered(daemon, facts.id)
         }
     });
@@ -376,6 +397,7 @@ fn entry(entry: &CreditEntry) -> EntryView {
 /// Figures for `GET /metrics`.
 pub(super) fn metrics(daemon: &Daemon) -> Metrics {
     let connected = daemon.node.membership().peers(daemon.clock.now()).filter(|state| state.connected);
+    let (weights_sent_bytes, weights_received_bytes) = daemon.library.exchanged();
     Metrics {
         peers: connected.count() as u64,
         requests: [daemon.counts.requests, daemon.counts.finished, daemon.counts.failed],
@@ -389,5 +411,7 @@ pub(super) fn metrics(daemon: &Daemon) -> Metrics {
         busy_micros: daemon.bridge.busy.0,
         hop_payload_bytes: daemon.streams.payload_bytes(),
         kv_bytes: daemon.node.cache().0,
+        weights_sent_bytes,
+        weights_received_bytes,
     }
 }

@@ -7,6 +7,7 @@
 //!   streams, log ──────Input─▶ └────────┘
 //!                                │ streams: a task each ── mesh
 //!                                │ bridge ─────────────── engine thread
+//!                                │ puller: a task ─────── weights from other peers, files
 //!                                │ log: a thread ──────── sled
 //!                                │ publisher: a task ──── gossip
 //!                                └ answer: a task each ── text for the user
@@ -22,15 +23,18 @@ mod departure;
 mod evidence;
 #[cfg(feature = "faults")]
 pub mod faults;
+mod giving;
 pub mod handle;
 mod library;
 mod listings;
 mod log;
 mod prepare;
 mod publisher;
+mod pull;
 mod replicas;
 mod streams;
 pub mod views;
+mod wishes;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -63,7 +67,10 @@ use crate::daemon::handle::Peer;
 use crate::daemon::library::Library;
 use crate::daemon::log::LogWriter;
 use crate::daemon::publisher::Publisher;
+use crate::daemon::pull::Puller;
 use crate::daemon::streams::Streams;
+use crate::daemon::wishes::Wish;
+use crate::daemon::wishes::Wishes;
 use crate::engine;
 use crate::engine::device::DeviceError;
 use crate::engine::device::DeviceName;
@@ -93,6 +100,8 @@ use crate::store::LogStore;
 use crate::store::Opened;
 use crate::store::SledStore;
 use crate::store::StoreError;
+use crate::weights::catalogue::MIN_PREFIX;
+use crate::weights::catalogue::ResolveError;
 use crate::wire::profile::Device;
 use crate::wire::profile::DeviceKind;
 
@@ -189,8 +198,9 @@ pub async fn start(config: &Config, data: DataDir) -> Result<Running, StartError
     let identity = data.identity()?;
     let boot = data.next_boot()?;
     let network = NetworkId::of(&config.network.name, config.network.secret.as_ref());
-    let library = Library::open(data.root()).map_err(|error| StartError::Catalogue(error.to_string()))?;
-    let served = served(config, &library)?;
+    let opened = Library::open(data.root(), config.share, config.allow.iter().copied().collect());
+    let library = opened.map_err(|error| StartError::Catalogue(error.to_string()))?;
+    let (served, wishes) = served(config, &library)?;
     let (store, ledger) = open_log(&data, network, identity.peer())?;
     let (mesh, mesh_events) = mesh::start(mesh_config(config, &identity, network, &library)).await?;
     let clock = Clock::start();
@@ -206,10 +216,13 @@ pub async fn start(config: &Config, data: DataDir) -> Result<Running, StartError
         node: Node::new(node_config(config, identity, network, boot), ledger, clock.now()),
         streams: Streams::new(mesh.clone(), inputs.clone()),
         bridge: Bridge::new(engine),
+        puller: Puller::start(mesh.clone(), library.clone(), clock, done.clone()),
         library,
         log: LogWriter::start(store, inputs.clone())?,
         evidence: Evidence::of(data.root()),
         publisher: Publisher::start(mesh.clone()),
+        wishes: Wishes::new(wishes),
+        lacks: BTreeMap::new(),
         mesh: mesh.clone(),
         inputs,
         done,
@@ -237,37 +250,50 @@ pub async fn start(config: &Config, data: DataDir) -> Result<Running, StartError
     Ok(Running { peer: Peer { commands }, key, p2p_addresses: addresses(&mesh).await, task, _data: data })
 }
 
-/// What to serve: which models of the catalogue, after importing the files given, under which policy.
-fn served(config: &Config, library: &Library) -> Result<Vec<(ModelId, HoldPolicy)>, StartError> {
+/// What to serve: which models of the catalogue, after importing the files given, under which policy; and those that other peers are
+/// to describe.
+fn served(config: &Config, library: &Library) -> Result<(Vec<(ModelId, HoldPolicy)>, Vec<Wish>), StartError> {
     let (models, policy) = match &config.serve {
-        Serve::Nothing => return Ok(Vec::new()),
+        Serve::Nothing => return Ok((Vec::new(), Vec::new())),
         Serve::Catalogue(policy) => {
             // The demo model is served where there is nothing better.
             let models = library.servable();
             let models = if models.len() > 1 { models[..models.len() - 1].to_vec() } else { models };
-            return Ok(models.into_iter().map(|model| (model, *policy)).collect());
+            return Ok((models.into_iter().map(|model| (model, *policy)).collect(), Vec::new()));
         }
         Serve::Models(models, policy) => (models, *policy),
     };
-    let mut served = Vec::new();
+    let (mut served, mut wishes) = (Vec::new(), Vec::new());
     for source in models {
-        let model = model_of(source, library)?;
-        check_fits(model, policy, config, library)?;
-        served.push((model, policy));
+        match model_of(source, library)? {
+            Ok(model) => {
+                check_fits(model, policy, config, library)?;
+                served.push((model, policy));
+            }
+            Err(name) => wishes.push(Wish { name, policy }),
+        }
     }
-    Ok(served)
+    Ok((served, wishes))
 }
 
-fn model_of(source: &ModelSource, library: &Library) -> Result<ModelId, StartError> {
+/// The model that is meant, or its id or the beginning of it, if it is in nobody's catalogue here.
+fn model_of(source: &ModelSource, library: &Library) -> Result<Result<ModelId, String>, StartError> {
     match source {
         ModelSource::File(path) => library
             .import(path)
-            .map(|imported| imported.id)
+            .map(|imported| Ok(imported.id))
             .map_err(|error| StartError::Model { model: path.clone(), reason: error.to_string() }),
-        ModelSource::Named(name) => {
-            library.resolve(name).map_err(|error| StartError::Model { model: name.into(), reason: error.to_string() })
-        }
+        ModelSource::Named(name) => match library.resolve(name) {
+            Ok(model) => Ok(Ok(model)),
+            // A title that some peer gives its model would name whatever that peer likes.
+            Err(ResolveError::Unknown { .. }) if is_id(name) => Ok(Err(name.to_ascii_lowercase())),
+            Err(error) => Err(StartError::Model { model: name.into(), reason: error.to_string() }),
+        },
     }
+}
+
+fn is_id(name: &str) -> bool {
+    (MIN_PREFIX..=2 * ModelId::LEN).contains(&name.len()) && name.bytes().all(|digit| digit.is_ascii_hexdigit())
 }
 
 /// Says at once what can never work.
@@ -319,6 +345,7 @@ fn mesh_config(config: &Config, identity: &Identity, network: NetworkId, library
         allow: None,
         software: SOFTWARE.to_owned(),
         blobs: Arc::new(library.clone()),
+        upload_limit: config.upload_limit.map(|limit| limit.0),
     }
 }
 

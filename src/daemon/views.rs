@@ -34,6 +34,9 @@ pub struct StatusView {
     pub threads: usize,
     /// What this peer holds or is about to.
     pub holdings: Vec<HoldingView>,
+    /// Weights on their way from other peers.
+    #[serde(default)]
+    pub fetching: Vec<FetchView>,
     /// Sessions leased from this peer at the moment.
     pub sessions: usize,
     /// This peer's own requests under way.
@@ -41,6 +44,19 @@ pub struct StatusView {
     /// What its operator should know: models that are not served, joins that failed, connections that were refused.
     #[serde(default)]
     pub notices: Vec<String>,
+}
+
+/// Weights on their way from other peers.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct FetchView {
+    /// The model's id.
+    pub model: String,
+    /// The units.
+    pub units: String,
+    /// Bytes that have come, of those that were missing.
+    pub had_bytes: u64,
+    /// Bytes that were missing.
+    pub wanted_bytes: u64,
 }
 
 /// A range held.
@@ -126,8 +142,14 @@ pub struct ModelView {
     pub quantisation: String,
     /// Positions that a session may have.
     pub context: u32,
-    /// Whether this peer has its weights on disk.
+    /// Whether this peer has weights of it on disk.
     pub local: bool,
+    /// The units all of whose weights it has on disk.
+    #[serde(default)]
+    pub stored: Vec<String>,
+    /// Whether it is given only to peers on the allow-list.
+    #[serde(default)]
+    pub private: bool,
     /// What this peer holds of it in memory.
     pub holding: Vec<String>,
     /// Whether the mesh covers it.
@@ -292,6 +314,19 @@ pub struct LieView {
     pub commitments: Vec<String>,
 }
 
+/// What was done to a model.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChangedView {
+    /// The model's id.
+    pub model: String,
+    /// Bytes of the disk that were freed.
+    pub freed_bytes: u64,
+    /// Tensors whose bytes are right, if they were looked at.
+    pub right: usize,
+    /// Names of tensors whose bytes are not; they are fetched again.
+    pub damaged: Vec<String>,
+}
+
 /// A model that was imported.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ImportedView {
@@ -350,4 +385,8 @@ pub struct Metrics {
     pub hop_payload_bytes: u64,
     /// Bytes of key/value cache in use.
     pub kv_bytes: u64,
+    /// Bytes of weights sent to other peers.
+    pub weights_sent_bytes: u64,
+    /// Bytes of weights that came from other peers, verified.
+    pub weights_received_bytes: u64,
 }

@@ -42,6 +42,8 @@ pub struct MeshConfig {
     pub software: String,
     /// What is served to peers that fetch by hash.
     pub blobs: Arc<dyn BlobSource>,
+    /// Bytes a second of it at most, if limited.
+    pub upload_limit: Option<u64>,
 }
 
 impl fmt::Debug for MeshConfig {
@@ -57,6 +59,7 @@ impl fmt::Debug for MeshConfig {
             .field("max_connections", &self.max_connections)
             .field("allow", &self.allow)
             .field("software", &self.software)
+            .field("upload_limit", &self.upload_limit)
             .finish_non_exhaustive()
     }
 }

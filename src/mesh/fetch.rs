@@ -1,4 +1,5 @@
-//! Fetching by hash: manifests and vocabularies, in bounded pieces, verified before anybody sees them.
+//! Fetching by hash: manifests and vocabularies whole, verified before anybody sees them; tensors piece by piece, which whoever asks
+//! for them verifies.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,7 +12,8 @@ use bytes::BytesMut;
 use tokio::sync::Notify;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::Semaphore;
-use tokio::time::sleep;
+use tokio::time::Instant;
+use tokio::time::sleep_until;
 use tokio::time::timeout;
 
 use crate::ids::BlobHash;
@@ -19,10 +21,14 @@ use crate::ids::PeerKey;
 use crate::mesh::error::FetchError;
 use crate::mesh::error::StreamError;
 use crate::mesh::streams::Greeted;
+use crate::mesh::streams::MessageReader;
+use crate::mesh::streams::MessageWriter;
 use crate::wire::fetch::FetchAnswer;
+use crate::wire::fetch::FetchPart;
 use crate::wire::fetch::FetchRequest;
 use crate::wire::fetch::MAX_BLOB;
 use crate::wire::fetch::MAX_PIECE;
+use crate::wire::fetch::MAX_TENSOR;
 
 /// Fetch streams served at once; further ones wait, then hear `Busy` (arbitrary, holds 8 MiB of pieces at most).
 const MAX_SERVED: usize = 8;
@@ -30,8 +36,8 @@ const MAX_SERVED: usize = 8;
 /// Of these, for one peer.
 const MAX_SERVED_PER_PEER: usize = 2;
 
-/// Bytes per second served on one stream at most (arbitrary: 8 streams fill a 4 Gbit/s link).
-const SERVE_RATE: u64 = 64 << 20;
+/// The furthest that sending may run ahead of the upload limit (arbitrary): what was not used is not saved up.
+const BURST: Duration = Duration::from_millis(100);
 
 /// How long a stream waits for a place before it hears `Busy`.
 const PLACE_LIMIT: Duration = Duration::from_secs(2);
@@ -41,16 +47,16 @@ const PIECE_LIMIT: Duration = Duration::from_secs(20);
 
 /// What this peer serves by hash.
 pub trait BlobSource: Send + Sync + 'static {
-    /// A piece of a blob and the blob's length, or `None` if it is not here. May read from disk.
+    /// What `peer` asks for, or `None` if it is not here, or not for that peer. May read from disk.
     ///
-    /// The piece has `length` bytes from `offset`, or fewer at the blob's end.
-    fn piece(&self, blob: BlobHash, offset: u64, length: u32) -> Option<BlobPiece>;
+    /// The piece has `length` bytes from `offset`, or fewer at the end.
+    fn piece(&self, peer: PeerKey, request: FetchRequest) -> Option<BlobPiece>;
 }
 
 /// A piece of a blob.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BlobPiece {
-    /// Length of the whole blob.
+    /// Length of all that could be asked for.
     pub total: u64,
     /// The bytes.
     pub data: Bytes,
@@ -61,15 +67,41 @@ pub struct BlobPiece {
 pub struct NoBlobs;
 
 impl BlobSource for NoBlobs {
-    fn piece(&self, _: BlobHash, _: u64, _: u32) -> Option<BlobPiece> {
+    fn piece(&self, _: PeerKey, _: FetchRequest) -> Option<BlobPiece> {
         None
     }
 }
 
-/// Serves fetch streams, a bounded number at once and each at a bounded rate.
+/// Sends no faster than so many bytes a second, over all streams together.
+struct Throttle {
+    rate: u64,
+    /// When what was sent so far is paid for.
+    paid: Mutex<Instant>,
+}
+
+impl Throttle {
+    fn new(rate: u64) -> Self {
+        Self { rate: rate.max(1), paid: Mutex::new(Instant::now()) }
+    }
+
+    /// Waits until so many bytes may be sent.
+    async fn pass(&self, bytes: u64) {
+        let cost = Duration::from_micros(bytes.saturating_mul(1_000_000) / self.rate);
+        let due = {
+            let mut paid = self.paid.lock().unwrap_or_else(PoisonError::into_inner);
+            let now = Instant::now();
+            *paid = (*paid).max(now.checked_sub(BURST).unwrap_or(now)) + cost;
+            *paid
+        };
+        sleep_until(due).await;
+    }
+}
+
+/// Serves fetch streams, a bounded number at once and all of them together at a bounded rate.
 #[derive(Clone)]
 pub(super) struct Server {
     blobs: Arc<dyn BlobSource>,
+    throttle: Option<Arc<Throttle>>,
     places: Arc<Semaphore>,
     peers: Arc<Mutex<BTreeMap<PeerKey, usize>>>,
     freed: Arc<Notify>,
@@ -99,8 +131,15 @@ impl Drop for Place {
 }
 
 impl Server {
-    pub(super) fn new(blobs: Arc<dyn BlobSource>) -> Self {
-        Self { blobs, places: Arc::new(Semaphore::new(MAX_SERVED)), peers: Arc::default(), freed: Arc::default() }
+    /// - `upload`: bytes a second at most, if limited
+    pub(super) fn new(blobs: Arc<dyn BlobSource>, upload: Option<u64>) -> Self {
+        Self {
+            blobs,
+            throttle: upload.map(|rate| Arc::new(Throttle::new(rate))),
+            places: Arc::new(Semaphore::new(MAX_SERVED)),
+            peers: Arc::default(),
+            freed: Arc::default(),
+        }
     }
 
     /// Answers requests until the stream closes, goes silent or breaks the protocol.
@@ -116,14 +155,21 @@ impl Server {
                     return;
                 }
             };
-            let answer = if place.is_some() { self.answer(request).await } else { FetchAnswer::Busy };
+            let answer = if place.is_some() { self.answer(peer, request).await } else { FetchAnswer::Busy };
+            self.pace(&answer).await;
             let sent = timeout(PIECE_LIMIT, writer.send(&answer)).await;
             if place.is_none() || !matches!(sent, Ok(Ok(()))) {
                 // The caller sees the stream end.
                 writer.close().await;
                 return;
             }
-            pace(&answer).await;
+        }
+    }
+
+    /// Waits as long as the upload limit asks for.
+    async fn pace(&self, answer: &FetchAnswer) {
+        if let (Some(throttle), FetchAnswer::Piece { data, .. }) = (&self.throttle, answer) {
+            throttle.pass(data.len() as u64).await;
         }
     }
 
@@ -152,12 +198,11 @@ impl Server {
         Some(Place { all: Some(all), peer, peers: Arc::clone(&self.peers), freed: Arc::clone(&self.freed) })
     }
 
-    async fn answer(&self, request: FetchRequest) -> FetchAnswer {
+    async fn answer(&self, peer: PeerKey, request: FetchRequest) -> FetchAnswer {
         let blobs = Arc::clone(&self.blobs);
-        let FetchRequest { blob, offset, length } = request;
-        let read = tokio::task::spawn_blocking(move || blobs.piece(blob, offset, length.min(MAX_PIECE))).await;
+        let read = tokio::task::spawn_blocking(move || blobs.piece(peer, request)).await;
         match read {
-            Ok(Some(piece)) if piece.total <= MAX_BLOB && piece.data.len() <= length as usize => {
+            Ok(Some(piece)) if piece.total <= MAX_TENSOR && piece.data.len() <= request.length as usize => {
                 FetchAnswer::Piece { total: piece.total, data: piece.data }
             }
             Ok(_) => FetchAnswer::NotFound,
@@ -169,10 +214,21 @@ impl Server {
     }
 }
 
-/// Rests as long as what was sent takes at the rate.
-async fn pace(answer: &FetchAnswer) {
-    if let FetchAnswer::Piece { data, .. } = answer {
-        sleep(Duration::from_micros(data.len() as u64 * 1_000_000 / SERVE_RATE)).await;
+/// A fetch stream to a peer. Answers come in the order of the requests, of which several may be on their way.
+#[derive(Debug)]
+pub struct FetchClient {
+    /// Whom it leads to.
+    pub peer: PeerKey,
+    /// Receives the answers.
+    pub reader: MessageReader<FetchAnswer>,
+    /// Sends the requests.
+    pub writer: MessageWriter<FetchRequest>,
+}
+
+impl FetchClient {
+    pub(super) fn new(peer: PeerKey, stream: Greeted) -> Self {
+        let Greeted { reader, writer } = stream;
+        Self { peer, reader: MessageReader::new(reader), writer: MessageWriter::new(writer) }
     }
 }
 
@@ -183,7 +239,7 @@ pub(super) async fn fetch(peer: PeerKey, stream: Greeted, blob: BlobHash, max: u
     let mut got = BytesMut::new();
     let mut expected = None;
     loop {
-        let request = FetchRequest { blob, offset: got.len() as u64, length: MAX_PIECE };
+        let request = FetchRequest { blob, part: FetchPart::Data, offset: got.len() as u64, length: MAX_PIECE };
         let asked = async {
             writer.send(&request).await?;
             reader.receive::<FetchAnswer>().await
@@ -229,4 +285,23 @@ fn check_piece(peer: PeerKey, total: u64, length: u64, had: u64, expected: u64, 
         return bad("it is empty");
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_was_not_used_of_the_limit_is_not_saved_up() {
+        let throttle = Throttle::new(1_000_000);
+        *throttle.paid.lock().unwrap() = Instant::now() - Duration::from_secs(60);
+        let begin = Instant::now();
+
+        throttle.pass(150_000).await;
+        throttle.pass(50_000).await;
+
+        // 200 ms are to be paid, of which 100 may have been saved.
+        assert!(begin.elapsed() >= Duration::from_millis(100));
+        assert!(*throttle.paid.lock().unwrap() >= begin + Duration::from_millis(100));
+    }
 }

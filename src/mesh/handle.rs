@@ -16,6 +16,7 @@ use crate::ids::ModelId;
 use crate::ids::NetworkId;
 use crate::ids::PeerKey;
 use crate::mesh::ControlClient;
+use crate::mesh::FetchClient;
 use crate::mesh::HopClient;
 use crate::mesh::MeshEvent;
 use crate::mesh::acceptor::Acceptor;
@@ -116,7 +117,7 @@ pub async fn start(config: MeshConfig) -> Result<(Mesh, mpsc::Receiver<MeshEvent
     swarm::listen(&mut swarm, &config)?;
     let task = Task::new(swarm, me, &config, command_stream, events.clone())?;
     let hello = Arc::new(Hello::current(&config.software));
-    let fetches = fetch::Server::new(config.blobs);
+    let fetches = fetch::Server::new(config.blobs, config.upload_limit);
     let acceptor = Acceptor { me, network: config.network, hello: Arc::clone(&hello), fetches, events };
     tokio::spawn(acceptor.run(incoming_streams, local_streams));
     tokio::spawn(task.run());
@@ -191,6 +192,14 @@ impl Mesh {
     pub async fn fetch(&self, peer: PeerKey, blob: BlobHash, max: u64) -> Result<Bytes, FetchError> {
         let stream = self.open(peer, Protocol::Fetch).await?;
         fetch::fetch(peer, stream, blob, max).await
+    }
+
+    /// Opens a fetch stream to `peer`, connecting if need be; `peer` may be this one.
+    ///
+    /// # Errors
+    /// [`OpenError`] if the peer cannot be reached or does not speak the protocol.
+    pub async fn open_fetch(&self, peer: PeerKey) -> Result<FetchClient, OpenError> {
+        self.open(peer, Protocol::Fetch).await.map(|stream| FetchClient::new(peer, stream))
     }
 
     /// Connects to a multiaddr or `host:port`, and waits until the peer there has shown that it is one of this network.

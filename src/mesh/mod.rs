@@ -53,6 +53,7 @@ pub use error::PublishError;
 pub use error::StreamError;
 pub use fetch::BlobPiece;
 pub use fetch::BlobSource;
+pub use fetch::FetchClient;
 pub use fetch::NoBlobs;
 pub use gossip::Topic;
 pub use handle::Mesh;

@@ -49,6 +49,10 @@ use crate::shape::WireDtype;
 use crate::wire::control::FromStage;
 use crate::wire::control::MAX_CONTROL;
 use crate::wire::control::ToStage;
+use crate::wire::fetch::FetchAnswer;
+use crate::wire::fetch::FetchPart;
+use crate::wire::fetch::FetchRequest;
+use crate::wire::fetch::MAX_PIECE;
 use crate::wire::gossip::Gossip;
 use crate::wire::hop::Frame;
 use crate::wire::hop::FrameHeader;
@@ -463,6 +467,29 @@ async fn blobs_are_fetched_in_pieces_and_verified() {
 }
 
 #[tokio::test]
+async fn pieces_come_in_the_order_asked_for_and_what_is_not_there_ends_nothing() {
+    let blob = Bytes::from((0..3_000_000u32).map(|index| (index % 249) as u8).collect::<Vec<_>>());
+    let shelf = Shelf(BTreeMap::from([(hash_of(&blob), blob.clone())]));
+    let first = Peer::start(1, |config| config.blobs = Arc::new(shelf)).await;
+    let second = Peer::start(2, |_| {}).await;
+    second.mesh.dial(&first.address).await.unwrap();
+    let mut stream = second.mesh.open_fetch(first.key()).await.unwrap();
+    let piece = |blob, offset| FetchRequest { blob, part: FetchPart::Data, offset, length: MAX_PIECE };
+    let at = |offset: usize| FetchAnswer::Piece {
+        total: blob.len() as u64,
+        data: blob.slice(offset..(offset + MAX_PIECE as usize).min(blob.len())),
+    };
+
+    for (hash, offset) in [(hash_of(&blob), 2 << 20), (hash_of(b"no"), 0), (hash_of(&blob), 0)] {
+        stream.writer.send(&piece(hash, offset)).await.unwrap();
+    }
+
+    for expected in [at(2 << 20), FetchAnswer::NotFound, at(0)] {
+        assert_eq!(stream.reader.receive().await.unwrap(), Some(expected));
+    }
+}
+
+#[tokio::test]
 async fn holders_of_a_model_are_named_by_the_dht() {
     let (first, second) = pair(TCP).await;
     let model = ModelId::new([5; 32]);
@@ -563,6 +590,7 @@ fn config(seed: u8) -> MeshConfig {
         allow: None,
         software: "brigade test".to_owned(),
         blobs: Arc::new(Shelf::default()),
+        upload_limit: None,
     }
 }
 
@@ -591,6 +619,7 @@ fn profile(seed: u8, seq: u64) -> Gossip {
         queue: Span::ZERO,
         round_trips: Vec::new(),
         draining: false,
+        stored: Vec::new(),
     };
     Gossip::Profile(Signed::seal(&profile, &identity_of(seed), NETWORK).unwrap())
 }
@@ -635,10 +664,10 @@ fn hash_of(bytes: &[u8]) -> BlobHash {
 struct Shelf(BTreeMap<BlobHash, Bytes>);
 
 impl BlobSource for Shelf {
-    fn piece(&self, blob: BlobHash, offset: u64, length: u32) -> Option<BlobPiece> {
-        let bytes = self.0.get(&blob)?;
-        let start = usize::try_from(offset).unwrap().min(bytes.len());
-        let end = (start + length as usize).min(bytes.len());
+    fn piece(&self, _: PeerKey, request: FetchRequest) -> Option<BlobPiece> {
+        let bytes = self.0.get(&request.blob)?;
+        let start = usize::try_from(request.offset).unwrap().min(bytes.len());
+        let end = (start + request.length as usize).min(bytes.len());
         Some(BlobPiece { total: bytes.len() as u64, data: bytes.slice(start..end) })
     }
 }

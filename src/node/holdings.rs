@@ -133,6 +133,20 @@ impl Node {
         }
     }
 
+    /// Weights on disk are given to others, or not any more.
+    pub(super) fn on_given(&mut self, model: ModelId, ranges: Vec<UnitRange>, now: Time) {
+        let old = self.given.get(&model).map_or(&[][..], Vec::as_slice);
+        if old == ranges {
+            return;
+        }
+        if ranges.is_empty() {
+            self.given.remove(&model);
+        } else {
+            self.given.insert(model, ranges);
+        }
+        self.profile_changed(now);
+    }
+
     pub(super) fn on_loaded(&mut self, model: ModelId, range: UnitRange, per_unit: Span, now: Time) {
         if let Some(served) = self.holdings.served.get_mut(&model)
             && per_unit > Span::ZERO

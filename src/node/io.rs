@@ -71,7 +71,9 @@ pub enum Input {
     Conclude(RequestId),
     /// A model's manifest is at hand, from a file or from a peer.
     ModelKnown(Arc<ModelFacts>),
-    /// A model's weights are at hand, to be served under this policy.
+    /// The units of a model whose weights are on this machine's disk and given to other peers.
+    Given(ModelId, Vec<UnitRange>),
+    /// A model is to be served under this policy.
     Serve {
         /// The model; `ModelKnown` came before.
         model: ModelId,

@@ -53,6 +53,7 @@ use crate::node::stages::Stages;
 use crate::node::streams::Owner;
 use crate::session::replicas::Replicas;
 use crate::session::streams::StreamIds;
+use crate::units::UnitRange;
 
 /// One peer's mind.
 #[derive(Debug)]
@@ -63,6 +64,8 @@ pub struct Node {
     announcer: Announcer,
     models: BTreeMap<ModelId, Arc<ModelFacts>>,
     holdings: Holdings,
+    /// Weights on disk that are given to others.
+    given: BTreeMap<ModelId, Vec<UnitRange>>,
     requests: BTreeMap<RequestId, Request>,
     stages: Stages,
     credit: Credit,
@@ -93,6 +96,7 @@ impl Node {
             announcer: Announcer::new(config.boot, now),
             models: BTreeMap::new(),
             holdings: Holdings::default(),
+            given: BTreeMap::new(),
             requests: BTreeMap::new(),
             stages: Stages::new(config.scheduler),
             credit: Credit::new(ledger),
@@ -112,6 +116,7 @@ impl Node {
             Input::Cancel(request) => self.with_request(request, now, |replicas, _| replicas.cancel(now)),
             Input::Conclude(request) => self.with_request(request, now, |replicas, _| replicas.conclude(now)),
             Input::ModelKnown(facts) => self.on_model_known(facts, now),
+            Input::Given(model, ranges) => self.on_given(model, ranges, now),
             Input::Serve { model, policy } => self.on_serve(model, policy, now),
             Input::PeerUp(peer) => self.on_peer_up(peer, now),
             Input::PeerDown(peer) => self.on_peer_down(peer, now),

@@ -7,12 +7,15 @@ use crate::membership::announcer::Publish;
 use crate::node::Departure;
 use crate::node::Node;
 use crate::node::io::Action;
+use crate::units::UnitRange;
 use crate::wire::card::ModelCard;
 use crate::wire::gossip::Gossip;
 use crate::wire::profile::MAX_HOLDINGS;
 use crate::wire::profile::MAX_ROUND_TRIPS;
+use crate::wire::profile::MAX_STORED;
 use crate::wire::profile::Profile;
 use crate::wire::profile::RoundTrip;
+use crate::wire::profile::Stored;
 use crate::wire::signed::Signed;
 use crate::wire::text::printable;
 
@@ -60,7 +63,19 @@ impl Node {
             round_trips: self.nearest(trips),
             // Nobody is to begin anything here: it leaves, or its engine does not come back.
             draining: self.departure == Departure::Draining || self.is_stuck(),
+            stored: self.stored(),
         }
+    }
+
+    /// The longest ranges, of as many as a profile has room for.
+    fn stored(&self) -> Vec<Stored> {
+        let ranges = |(&model, ranges): (&ModelId, &Vec<UnitRange>)| {
+            ranges.iter().map(|&range| Stored { model, range }).collect::<Vec<_>>()
+        };
+        let mut stored: Vec<Stored> = self.given.iter().flat_map(ranges).collect();
+        stored.sort_by_key(|stored| std::cmp::Reverse(stored.range.count()));
+        stored.truncate(MAX_STORED);
+        stored
     }
 
     fn nearest(&self, count: usize) -> Vec<RoundTrip> {

@@ -567,6 +567,8 @@ impl Placement {
 }
 
 #[cfg(test)]
+mod churn_simulation;
+#[cfg(test)]
 mod simulation;
 #[cfg(test)]
 mod tests;

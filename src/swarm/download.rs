@@ -26,7 +26,7 @@ pub const IN_FLIGHT: usize = 32;
 /// Blobs begun and not complete, at most; their outlines are in memory.
 pub const OPEN_BLOBS: usize = 16;
 
-/// How long an answer may take.
+/// How long a source may bring nothing while something is asked of it.
 pub const PATIENCE: Span = Span::seconds(30);
 
 /// After so long what is on its way is asked of another, if there is nothing else to ask for (arbitrary).
@@ -139,6 +139,10 @@ fn micros(bytes: u64, rate: u64) -> u64 {
 #[derive(Clone, Debug, Default)]
 pub struct Download {
     blobs: BTreeMap<BlobHash, Blob>,
+    /// Those of which something is there or on its way; at most [`OPEN_BLOBS`] that anybody has, but for what a restart found begun.
+    open: BTreeSet<BlobHash>,
+    /// Pieces of all blobs that nobody was asked for.
+    left: u64,
     sources: BTreeMap<PeerKey, Source>,
     /// Who sent what was wrong.
     banned: BTreeSet<PeerKey>,
@@ -159,6 +163,10 @@ impl Download {
         if missing.is_empty() {
             self.done = self.done.plus(bytes);
         } else {
+            self.left += missing.len() as u64;
+            if had > 0 {
+                self.open.insert(blob);
+            }
             self.blobs.insert(blob, Blob { bytes: bytes.0, outline, missing, had });
         }
     }
@@ -219,6 +227,7 @@ impl Download {
             return Had::New;
         }
         self.blobs.remove(&ask.blob);
+        self.open.remove(&ask.blob);
         self.done = self.done.plus(Bytes(bytes));
         Had::Last
     }
@@ -243,7 +252,7 @@ impl Download {
 
     /// Gives up asks that have taken too long; they have failed.
     pub fn on_tick(&mut self, now: Time) -> Vec<Ask> {
-        let late = self.asked.iter().filter(|(_, since)| since.after(PATIENCE) <= now);
+        let late = self.asked.iter().filter(|(ask, since)| self.heard(ask, **since).after(PATIENCE) <= now);
         let late: Vec<Ask> = late.map(|(ask, _)| *ask).collect();
         late.iter().for_each(|&ask| self.failed(ask, Failure::Lost, now));
         late
@@ -251,10 +260,31 @@ impl Download {
 
     /// When to come back with [`Self::on_tick`] and [`Self::asks`], if nothing is heard until then.
     pub fn deadline(&self, now: Time) -> Option<Time> {
-        let late = self.asked.values().map(|since| since.after(PATIENCE));
+        let late = self.asked.iter().map(|(ask, since)| self.heard(ask, *since).after(PATIENCE));
         let impatient = self.asked.values().map(|since| since.after(IMPATIENCE));
         let rested = self.sources.values().map(|source| source.until);
         late.chain(impatient).chain(rested).filter(|at| now < *at && !self.is_complete()).min()
+    }
+
+    /// Does not want a blob any more; what is on its way of it comes in vain.
+    pub fn unwant(&mut self, blob: BlobHash) {
+        let missing = self.blobs.remove(&blob).map_or(0, |blob| blob.missing.len());
+        self.left = self.left.saturating_sub(missing as u64);
+        self.open.remove(&blob);
+        let vain: Vec<Ask> = self.asked.keys().filter(|ask| ask.blob == blob).copied().collect();
+        for ask in vain {
+            self.forget(ask);
+        }
+    }
+
+    /// Bytes of a wanted blob that are there; none if it is not wanted, or is whole.
+    pub fn there(&self, blob: BlobHash) -> Option<Bytes> {
+        self.blobs.get(&blob).map(|blob| Bytes((blob.had * PIECE).min(blob.bytes)))
+    }
+
+    /// Whether nothing is on its way.
+    pub fn is_idle(&self) -> bool {
+        self.asked.is_empty()
     }
 
     /// Whether all that was wanted is there.
@@ -264,8 +294,7 @@ impl Download {
 
     /// Bytes that are there, and bytes wanted in all.
     pub fn progress(&self) -> (Bytes, Bytes) {
-        let had = |blob: &Blob| Bytes((blob.had * PIECE).min(blob.bytes));
-        let there: Bytes = self.blobs.values().map(had).sum();
+        let there: Bytes = self.blobs.keys().filter_map(|blob| self.there(*blob)).sum();
         let wanted: Bytes = self.blobs.values().map(|blob| Bytes(blob.bytes)).sum();
         (there.plus(self.done), wanted.plus(self.done))
     }
@@ -281,20 +310,25 @@ impl Download {
 
     /// The next thing that nobody was asked for.
     fn next(&self, now: Time) -> Option<Ask> {
-        let is_begun = |blob: &Blob| {
-            blob.outline == Step::Asked || blob.had > 0 || (blob.missing.len() as u64) < pieces(blob.bytes)
-        };
-        let begun = self.blobs.values().filter(|blob| is_begun(blob)).count();
-        let mut order: Vec<(bool, usize, BlobHash)> = self
-            .blobs
-            .iter()
-            .filter(|(_, blob)| is_begun(blob) || begun < OPEN_BLOBS)
-            .map(|(&hash, blob)| (!is_begun(blob), self.rarity(hash), hash))
-            .collect();
+        if !self.sources.values().any(|source| source.in_flight < PER_SOURCE && source.until <= now) {
+            return None;
+        }
         // What is begun is ended first, so that little is half done if all is lost.
+        let begun = self.rarest(self.open.iter().copied(), now);
+        begun.or_else(|| {
+            let others = self.blobs.keys().filter(|blob| !self.open.contains(blob));
+            // Those whose sources are gone hold nobody up.
+            let open = self.open.iter().filter(|blob| self.rarity(**blob) > 0).count();
+            (open < OPEN_BLOBS).then(|| self.rarest(others.copied(), now)).flatten()
+        })
+    }
+
+    /// The next thing of the rarest of these blobs of which anything can be asked.
+    fn rarest(&self, blobs: impl Iterator<Item = BlobHash>, now: Time) -> Option<Ask> {
+        let mut order: Vec<(usize, BlobHash)> = blobs.map(|blob| (self.rarity(blob), blob)).collect();
         order.sort_unstable();
-        order.into_iter().find_map(|(_, _, hash)| {
-            let blob = &self.blobs[&hash];
+        order.into_iter().find_map(|(_, hash)| {
+            let blob = self.blobs.get(&hash)?;
             let part = match blob.outline {
                 Step::Missing => Part::Outline,
                 Step::Asked => return None,
@@ -317,7 +351,7 @@ impl Download {
     fn soonest(&self, blob: BlobHash, part: Part, now: Time) -> Option<PeerKey> {
         let able = || self.sources.iter().filter(move |(_, source)| source.has.contains(&blob) && source.until <= now);
         let together: u64 = able().map(|(_, source)| source.pace()).sum();
-        let left = self.blobs.values().map(|blob| blob.missing.len() as u64).sum::<u64>() + self.asked.len() as u64;
+        let left = self.left + self.asked.len() as u64;
         let rest = micros(left.saturating_mul(PIECE), together);
         let best = able().map(|(_, source)| source.wait()).min()?;
         let may = |(peer, source): &(&PeerKey, &Source)| {
@@ -326,6 +360,11 @@ impl Download {
                 && !self.asked.contains_key(&Ask { peer: **peer, blob, part })
         };
         able().filter(may).min_by_key(|(peer, source)| (source.wait(), **peer)).map(|(peer, _)| *peer)
+    }
+
+    /// When the source of an ask brought something last, or was asked if that is later.
+    fn heard(&self, ask: &Ask, since: Time) -> Time {
+        self.sources.get(&ask.peer).map_or(since, |source| since.max(source.last))
     }
 
     fn ask(&mut self, ask: Ask, now: Time) {
@@ -337,9 +376,10 @@ impl Download {
             match ask.part {
                 Part::Outline => blob.outline = Step::Asked,
                 Part::Piece(piece) => {
-                    blob.missing.remove(&piece);
+                    self.left -= u64::from(blob.missing.remove(&piece));
                 }
             }
+            self.open.insert(ask.blob);
         }
     }
 
@@ -387,9 +427,14 @@ impl Download {
         }
         let Some(blob) = self.blobs.get_mut(&ask.blob) else { return };
         match ask.part {
-            Part::Outline => blob.outline = Step::Missing,
+            Part::Outline => {
+                blob.outline = Step::Missing;
+                if blob.had == 0 {
+                    self.open.remove(&ask.blob);
+                }
+            }
             Part::Piece(piece) => {
-                blob.missing.insert(piece);
+                self.left += u64::from(blob.missing.insert(piece));
             }
         }
     }

@@ -14,13 +14,14 @@ use blake3::hazmat::merge_subtrees_root;
 use thiserror::Error;
 
 use crate::ids::BlobHash;
+use crate::wire::fetch::MAX_PIECE;
+use crate::wire::fetch::MAX_TENSOR;
 
 /// Bytes of a piece; the last one of a blob may have fewer.
-pub const PIECE: u64 = 1 << 20;
+pub const PIECE: u64 = MAX_PIECE as u64;
 
-/// The most bytes of a blob that is fetched in pieces: an outline then has 512 KiB. The largest tensors in use, the experts of one
-/// layer together, have about half of that.
-pub const MAX_OUTLINED: u64 = 16 << 30;
+/// Bytes of a piece's hash. The outline of the largest blob has 512 KiB.
+const HASH: usize = 32;
 
 /// What a piece hashes to where it stands.
 pub type PieceHash = ChainingValue;
@@ -63,13 +64,58 @@ impl Outline {
     pub fn of(blob: BlobHash, bytes: u64, hashes: Vec<PieceHash>) -> Result<Self, BadOutline> {
         let expected = if bytes <= PIECE { 0 } else { pieces(bytes) };
         let got = hashes.len() as u64;
-        if got != expected || bytes > MAX_OUTLINED {
+        if got != expected || bytes > MAX_TENSOR {
             return Err(BadOutline::Count { got, bytes });
         }
         if expected > 0 && root(&hashes, bytes) != *blob.as_bytes() {
             return Err(BadOutline::Hash);
         }
         Ok(Self { blob, bytes, hashes })
+    }
+
+    /// The outline from its bytes: the pieces' hashes one after the other.
+    ///
+    /// # Errors
+    /// [`BadOutline`]; whoever sent it is wrong.
+    pub fn from_bytes(blob: BlobHash, bytes: u64, outline: &[u8]) -> Result<Self, BadOutline> {
+        let (hashes, rest) = outline.as_chunks::<HASH>();
+        if !rest.is_empty() {
+            return Err(BadOutline::Hash);
+        }
+        Self::of(blob, bytes, hashes.to_vec())
+    }
+
+    /// The outline of a blob that is read piece after piece: each call of `next` gives the next [`PIECE`] bytes, or what is left. None
+    /// if they are not the blob's.
+    ///
+    /// # Errors
+    /// Those of `next`.
+    pub fn read<E>(
+        blob: BlobHash,
+        bytes: u64,
+        mut next: impl FnMut(u64, &mut Vec<u8>) -> Result<(), E>,
+    ) -> Result<Option<Self>, E> {
+        let mut data = Vec::new();
+        let mut hashes = Vec::new();
+        for piece in 0..pieces(bytes) {
+            next(piece, &mut data)?;
+            hashes.push(piece_hash(piece, &data));
+        }
+        if bytes > PIECE {
+            return Ok(Self::of(blob, bytes, hashes).ok());
+        }
+        let outline = Self { blob, bytes, hashes: Vec::new() };
+        Ok(outline.admits(0, &data).then_some(outline))
+    }
+
+    /// Its bytes.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        self.hashes.concat()
+    }
+
+    /// Which blob it is of.
+    pub const fn blob(&self) -> BlobHash {
+        self.blob
     }
 
     /// Whether this is the piece of that number.
@@ -175,7 +221,7 @@ mod tests {
         assert!(!longer.admits(3, &blob[3 * PIECE as usize..]));
         assert_eq!(Outline::of(hash, bytes, hashes[1..].to_vec()), Err(BadOutline::Count { got: 3, bytes }));
         assert_eq!(Outline::of(hash, PIECE, hashes[..1].to_vec()), Err(BadOutline::Count { got: 1, bytes: PIECE }));
-        let huge = MAX_OUTLINED + 1;
+        let huge = MAX_TENSOR + 1;
         assert_eq!(Outline::of(hash, huge, Vec::new()), Err(BadOutline::Count { got: 0, bytes: huge }));
     }
 }

@@ -11,6 +11,7 @@ use std::sync::atomic::Ordering;
 
 use thiserror::Error;
 
+use crate::amounts::Bytes;
 use crate::ids::BlobHash;
 use crate::weights::durable;
 use crate::wire::fetch::MAX_BLOB;
@@ -129,6 +130,20 @@ impl Blobs {
     /// Whether there is a blob of that hash. It may turn out damaged when read.
     pub fn has(&self, hash: BlobHash) -> bool {
         self.path(hash).is_file()
+    }
+
+    /// Removes a blob; how many bytes that frees. One that is not there is no error.
+    ///
+    /// # Errors
+    /// `Io`.
+    pub fn remove(&self, hash: BlobHash) -> Result<Bytes, BlobError> {
+        let path = self.path(hash);
+        let length = fs::metadata(&path).map_or(0, |found| found.len());
+        match fs::remove_file(&path) {
+            Ok(()) => Ok(Bytes(length)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Bytes::ZERO),
+            Err(source) => Err(BlobError::Io { action: "remove", path, source }),
+        }
     }
 
     fn path(&self, hash: BlobHash) -> PathBuf {

@@ -21,9 +21,12 @@ use crate::weights::blobs::Blobs;
 use crate::weights::gguf::GgufError;
 use crate::weights::gguf::GgufFile;
 use crate::weights::llama::ModelError;
+use crate::weights::lookup::Index;
 use crate::weights::manifest::Progress;
 use crate::weights::manifest::build_manifest;
 use crate::weights::models_file;
+use crate::weights::tensors::TensorError;
+use crate::weights::tensors::Tensors;
 use crate::weights::tokenizer::Tokenizer;
 use crate::weights::vocabulary::VocabularyError;
 use crate::weights::vocabulary::read_vocabulary;
@@ -67,6 +70,9 @@ pub enum CatalogueError {
     /// A manifest or vocabulary could not be stored or read.
     #[error("a blob of the model is in the way")]
     Blob(#[from] BlobError),
+    /// A tensor could not be stored or read.
+    #[error(transparent)]
+    Tensor(#[from] TensorError),
     /// The file is no GGUF.
     #[error(transparent)]
     File(#[from] GgufError),
@@ -110,6 +116,12 @@ pub enum CatalogueError {
     /// Only the description of the model is here.
     #[error("the weights of model {id} are not on this machine")]
     NoWeights {
+        /// The model.
+        id: ModelId,
+    },
+    /// A model that is part of the program.
+    #[error("the model {id} is part of the program and cannot be removed")]
+    BuiltIn {
         /// The model.
         id: ModelId,
     },
@@ -167,8 +179,10 @@ pub struct Entry {
     pub units: u16,
     /// Bytes of all its tensors.
     pub bytes: Bytes,
-    /// Where its weights are.
+    /// Where its weights are, beside what came of them from other peers.
     pub weights: Place,
+    /// Whether it is given only to peers on the allow-list.
+    pub private: bool,
 }
 
 /// Where a model's weights are.
@@ -212,7 +226,9 @@ pub struct Catalogue {
     path: PathBuf,
     blobs: Blobs,
     entries: BTreeMap<ModelId, Entry>,
-    embedded: BTreeMap<ModelId, &'static [u8]>,
+    pub(super) tensors: Tensors,
+    pub(super) index: Index,
+    pub(super) embedded: BTreeMap<ModelId, &'static [u8]>,
 }
 
 impl Catalogue {
@@ -224,7 +240,13 @@ impl Catalogue {
         let blobs = Blobs::open(&directory.join("blobs"))?;
         let path = directory.join("models.json");
         let entries = models_file::read(&path)?;
-        Ok(Self { path, blobs, entries, embedded: BTreeMap::new() })
+        let tensors = Tensors::open(&directory.join("tensors"))?;
+        let mut catalogue = Self { path, blobs, entries, tensors, index: Index::default(), embedded: BTreeMap::new() };
+        for id in catalogue.entries.keys().copied().collect::<Vec<_>>() {
+            // One whose manifest is damaged is told when it is asked for.
+            let _ = catalogue.described(id);
+        }
+        Ok(catalogue)
     }
 
     /// Adds a GGUF file. One that is already known and has not changed is not read again.
@@ -292,6 +314,37 @@ impl Catalogue {
         let entry = self.entries.get_mut(&id).ok_or(CatalogueError::Unknown { id })?;
         entry.alias = Some(alias.to_owned());
         models_file::write(&self.path, &self.entries)
+    }
+
+    /// Says whether a model is given only to peers on the allow-list.
+    ///
+    /// # Errors
+    /// `Unknown` or `Io`.
+    pub fn set_private(&mut self, id: ModelId, private: bool) -> Result<(), CatalogueError> {
+        let entry = self.entries.get_mut(&id).ok_or(CatalogueError::Unknown { id })?;
+        entry.private = private;
+        models_file::write(&self.path, &self.entries)
+    }
+
+    /// Forgets a model, with what came of it from other peers and is part of no other one. An imported file stays where it is. How many
+    /// bytes that frees.
+    ///
+    /// # Errors
+    /// `Unknown`, `BuiltIn`, or what is in the way.
+    pub fn remove(&mut self, id: ModelId) -> Result<Bytes, CatalogueError> {
+        let entry = self.entries.get(&id).ok_or(CatalogueError::Unknown { id })?;
+        if entry.weights == Place::Embedded {
+            return Err(CatalogueError::BuiltIn { id });
+        }
+        // Without a manifest there is nothing to tell what is its.
+        let _ = self.described(id);
+        self.entries.remove(&id);
+        models_file::write(&self.path, &self.entries)?;
+        let mut freed = Bytes::ZERO;
+        for blob in self.index.forget(id) {
+            freed = freed.plus(self.tensors.remove(blob)?).plus(self.blobs.remove(blob)?);
+        }
+        Ok(freed)
     }
 
     /// The models, ascending by id.
@@ -424,12 +477,13 @@ impl Catalogue {
             units: imported.manifest.shape.units(),
             bytes: imported.manifest.total_bytes(),
             weights,
+            private: old.is_some_and(|entry| entry.private),
         };
-        if old == Some(&entry) {
-            return Ok(());
+        if old != Some(&entry) {
+            self.entries.insert(id, entry);
+            models_file::write(&self.path, &self.entries)?;
         }
-        self.entries.insert(id, entry);
-        models_file::write(&self.path, &self.entries)
+        self.described(id).map(drop)
     }
 
     fn check_alias(&self, id: ModelId, alias: &str) -> Result<(), CatalogueError> {
@@ -449,6 +503,11 @@ impl Catalogue {
 }
 
 impl Stamp {
+    /// Whether the file is still what it was.
+    pub(super) fn is_current(&self) -> bool {
+        Self::of(&self.path).is_ok_and(|now| now == *self)
+    }
+
     fn of(path: &Path) -> Result<Self, CatalogueError> {
         let metadata = fs::metadata(path).map_err(io("look at", path))?;
         let modified = metadata.modified().map_err(io("look at", path))?;

@@ -12,7 +12,12 @@ pub(super) fn replace(temporary: &Path, target: &Path, bytes: &[u8]) -> io::Resu
     file.write_all(bytes)?;
     file.sync_all()?;
     drop(file);
-    fs::rename(temporary, target)?;
+    rename(temporary, target)
+}
+
+/// Gives a file whose bytes are durable its name, which lasts when this returns.
+pub(super) fn rename(from: &Path, target: &Path) -> io::Result<()> {
+    fs::rename(from, target)?;
     // The rename itself lasts once the directory is synced; where directories can't be opened, the system sees to it.
     if let Some(directory) = target.parent().and_then(|parent| File::open(parent).ok()) {
         directory.sync_all()?;

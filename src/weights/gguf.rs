@@ -318,6 +318,12 @@ impl GgufFile {
         self.tensors.get(name).map(|place| self.view(place))
     }
 
+    /// Where the tensor of that name lies in the file.
+    pub fn span(&self, name: &str) -> Option<Range<u64>> {
+        let place = self.tensors.get(name)?;
+        Some(place.start as u64..(place.start + place.length) as u64)
+    }
+
     /// Gives back the memory that holds these bytes of a tensor, if the file is mapped; they are read again when looked at.
     pub fn release(&self, name: &str, bytes: Range<usize>) {
         if let (Source::Mapped(map), Some(place)) = (&self.source, self.tensors.get(name)) {

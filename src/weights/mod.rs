@@ -5,6 +5,7 @@
 //!                         └────vocabulary──▶ Vocabulary ──tokenizer──▶ token ids
 //!                                                       └──chat──────▶ prompts
 //!  blobs: manifests and vocabularies by hash      catalogue: which models this data directory knows
+//!  tensors: what came from other peers, by hash, whole or on its way
 //! ```
 
 pub mod blobs;
@@ -13,7 +14,9 @@ pub mod chat;
 pub mod fixture;
 pub mod gguf;
 pub mod llama;
+pub mod lookup;
 pub mod manifest;
+pub mod tensors;
 pub mod tokenizer;
 pub mod vocabulary;
 pub mod writer;

@@ -34,6 +34,8 @@ struct Row {
     units: u16,
     bytes: u64,
     weights: RowPlace,
+    #[serde(default)]
+    private: bool,
 }
 
 #[derive(Deserialize, Serialize)]
@@ -85,7 +87,8 @@ fn entry(row: Row) -> Result<Entry, String> {
         RowPlace::Elsewhere => Place::Elsewhere,
     };
     let id = row.id.parse().map_err(|error| format!("{error}"))?;
-    Ok(Entry { id, title: row.title, alias: row.alias, units: row.units, bytes: Bytes(row.bytes), weights })
+    let bytes = Bytes(row.bytes);
+    Ok(Entry { id, title: row.title, alias: row.alias, units: row.units, bytes, weights, private: row.private })
 }
 
 fn row(entry: &Entry) -> Row {
@@ -103,5 +106,6 @@ fn row(entry: &Entry) -> Row {
         units: entry.units,
         bytes: entry.bytes.0,
         weights,
+        private: entry.private,
     }
 }

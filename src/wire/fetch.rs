@@ -1,4 +1,4 @@
-//! Fetching manifests and vocabularies by hash: one request and one answer per stream, in bounded pieces.
+//! Fetching blobs by hash, in bounded pieces: manifests and vocabularies whole, tensors piece by piece with their outline.
 
 use bytes::Bytes;
 
@@ -14,14 +14,30 @@ use crate::wire::proto;
 /// The largest piece that one answer may carry.
 pub const MAX_PIECE: u32 = 1 << 20;
 
-/// The largest blob that is fetched this way (a vocabulary of 256 k tokens takes about 5 MiB).
+/// The largest blob that is fetched whole (a vocabulary of 256 k tokens takes about 5 MiB).
 pub const MAX_BLOB: u64 = 64 << 20;
+
+/// The largest blob that is fetched in pieces which are verified one by one: a tensor (arbitrary; the largest in use, the experts of
+/// one layer together, have about half of that).
+pub const MAX_TENSOR: u64 = 16 << 30;
+
+/// What of a blob is asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum FetchPart {
+    /// Its bytes.
+    #[default]
+    Data,
+    /// Its outline: what its pieces of 1 MiB hash to, 32 bytes each. Offset and length count in its bytes.
+    Outline,
+}
 
 /// Asks for a piece of a blob.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FetchRequest {
     /// Which blob. A manifest's hash is its model's id.
     pub blob: BlobHash,
+    /// What of it.
+    pub part: FetchPart,
     /// The first byte wanted.
     pub offset: u64,
     /// How many bytes at most, `1..=MAX_PIECE`.
@@ -33,7 +49,7 @@ pub struct FetchRequest {
 pub enum FetchAnswer {
     /// A piece. Fewer bytes than asked for only at the blob's end.
     Piece {
-        /// Length of the whole blob, at most [`MAX_BLOB`].
+        /// Length of all that could be asked for, at most [`MAX_TENSOR`].
         total: u64,
         /// The bytes, at most [`MAX_PIECE`].
         data: Bytes,
@@ -53,7 +69,8 @@ impl TryFrom<proto::FetchRequest> for FetchRequest {
     fn try_from(request: proto::FetchRequest) -> Result<Self, BadMessage> {
         Ok(Self {
             blob: BlobHash::new(array("fetch blob", &request.blob)?),
-            offset: within("fetch offset", request.offset, 0..=MAX_BLOB)?,
+            part: if request.outline { FetchPart::Outline } else { FetchPart::Data },
+            offset: within("fetch offset", request.offset, 0..=MAX_TENSOR)?,
             length: within("fetch length", request.length, 1..=MAX_PIECE)?,
         })
     }
@@ -61,7 +78,12 @@ impl TryFrom<proto::FetchRequest> for FetchRequest {
 
 impl From<&FetchRequest> for proto::FetchRequest {
     fn from(request: &FetchRequest) -> Self {
-        Self { blob: request.blob.as_bytes().to_vec().into(), offset: request.offset, length: request.length }
+        Self {
+            blob: request.blob.as_bytes().to_vec().into(),
+            offset: request.offset,
+            length: request.length,
+            outline: request.part == FetchPart::Outline,
+        }
     }
 }
 
@@ -71,7 +93,7 @@ impl TryFrom<proto::FetchAnswer> for FetchAnswer {
     fn try_from(answer: proto::FetchAnswer) -> Result<Self, BadMessage> {
         match required("fetch answer", answer.kind)? {
             proto::fetch_answer::Kind::Piece(proto::Piece { total, data }) => {
-                let total = within("blob length", total, 0..=MAX_BLOB)?;
+                let total = within("blob length", total, 0..=MAX_TENSOR)?;
                 at_most("piece", data.len(), (MAX_PIECE as usize).min(usize::try_from(total).unwrap_or(usize::MAX)))?;
                 Ok(Self::Piece { total, data })
             }
@@ -101,13 +123,13 @@ mod tests {
 
     #[test]
     fn a_request_asks_for_something_of_a_blob_that_can_be() {
-        let request = FetchRequest { blob: samples::blob(1), offset: 0, length: 1 };
+        let request = FetchRequest { blob: samples::blob(1), part: FetchPart::Data, offset: 0, length: 1 };
         let refused = |request: FetchRequest| FetchRequest::decode(&request.encode()).is_err();
 
         assert!(!refused(request));
         assert!(refused(FetchRequest { length: 0, ..request }));
         assert!(refused(FetchRequest { length: MAX_PIECE + 1, ..request }));
-        assert!(refused(FetchRequest { offset: MAX_BLOB + 1, ..request }));
+        assert!(refused(FetchRequest { offset: MAX_TENSOR + 1, ..request }));
     }
 
     #[test]
@@ -115,10 +137,10 @@ mod tests {
         let piece = |total, length| FetchAnswer::Piece { total, data: vec![7; length].into() };
         let refused = |answer: FetchAnswer| FetchAnswer::decode(&answer.encode()).is_err();
 
-        assert!(!refused(piece(MAX_BLOB, MAX_PIECE as usize)));
+        assert!(!refused(piece(MAX_TENSOR, MAX_PIECE as usize)));
         assert!(!refused(piece(0, 0)));
         assert!(refused(piece(4, 5)));
-        assert!(refused(piece(MAX_BLOB, MAX_PIECE as usize + 1)));
-        assert!(refused(piece(MAX_BLOB + 1, 1)));
+        assert!(refused(piece(MAX_TENSOR, MAX_PIECE as usize + 1)));
+        assert!(refused(piece(MAX_TENSOR + 1, 1)));
     }
 }

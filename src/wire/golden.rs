@@ -33,6 +33,7 @@ use crate::wire::control::TailFinish;
 use crate::wire::control::ToStage;
 use crate::wire::control::TokenOut;
 use crate::wire::fetch::FetchAnswer;
+use crate::wire::fetch::FetchPart;
 use crate::wire::fetch::FetchRequest;
 use crate::wire::gossip::Gossip;
 use crate::wire::hello::Hello;
@@ -146,7 +147,8 @@ fn control() -> Vec<(&'static str, Golden)> {
 
 fn others() -> Vec<(&'static str, Golden)> {
     let open = HopOpen { session: samples::session(), epoch: Epoch(2), from: StageIndex(2), to: StageIndex(3) };
-    let request = FetchRequest { blob: samples::blob(4), offset: 1 << 20, length: 1 << 20 };
+    let request = FetchRequest { blob: samples::blob(4), part: FetchPart::Data, offset: 1 << 20, length: 1 << 20 };
+    let outline = FetchRequest { part: FetchPart::Outline, offset: 0, ..request };
     let piece = FetchAnswer::Piece { total: 3, data: vec![1, 2, 3].into() };
     let refused = HopBack::Refused(HopRefusal::OutOfOrder);
     vec![
@@ -162,6 +164,7 @@ fn others() -> Vec<(&'static str, Golden)> {
         ("hop-fenced", Golden::HopBack(HopBack::Fenced(Epoch(3)))),
         ("hop-refused", Golden::HopBack(refused)),
         ("fetch-request", Golden::FetchRequest(request)),
+        ("fetch-outline", Golden::FetchRequest(outline)),
         ("fetch-piece", Golden::FetchAnswer(piece)),
         ("fetch-not-found", Golden::FetchAnswer(FetchAnswer::NotFound)),
         ("fetch-busy", Golden::FetchAnswer(FetchAnswer::Busy)),

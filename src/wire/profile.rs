@@ -28,6 +28,9 @@ pub const MAX_ARITHMETIC: usize = 32;
 /// The most holdings of one profile.
 pub const MAX_HOLDINGS: usize = 8;
 
+/// The most ranges of stored weights in one profile.
+pub const MAX_STORED: usize = 8;
+
 /// The most round trips of one profile.
 pub const MAX_ROUND_TRIPS: usize = 8;
 
@@ -64,6 +67,8 @@ pub struct Profile {
     pub round_trips: Vec<RoundTrip>,
     /// Whether it is about to leave and takes no new leases.
     pub draining: bool,
+    /// Weights on its disk that it gives to others; at most 8.
+    pub stored: Vec<Stored>,
 }
 
 /// A device that could compute.
@@ -108,6 +113,15 @@ pub enum HoldingState {
     Loading,
     /// Can be leased.
     Ready,
+}
+
+/// A range of a model's units whose weights a peer has on disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stored {
+    /// The model.
+    pub model: ModelId,
+    /// The units.
+    pub range: UnitRange,
 }
 
 /// A measured round trip.

@@ -110,6 +110,7 @@ pub(super) fn profile() -> Profile {
         queue: Span(250_000),
         round_trips: vec![RoundTrip { neighbour: [3; 8], span: Span(48_000) }; 8],
         draining: false,
+        stored: Vec::new(),
     }
 }
 

@@ -60,9 +60,10 @@ use crate::wire::credit::CreditLine;
 use crate::wire::credit::hash_lines;
 use crate::wire::credit::sum_lines;
 use crate::wire::fetch::FetchAnswer;
+use crate::wire::fetch::FetchPart;
 use crate::wire::fetch::FetchRequest;
-use crate::wire::fetch::MAX_BLOB;
 use crate::wire::fetch::MAX_PIECE;
+use crate::wire::fetch::MAX_TENSOR;
 use crate::wire::gossip::Gossip;
 use crate::wire::hello::Hello;
 use crate::wire::hop::Frame;
@@ -82,6 +83,7 @@ use crate::wire::profile::HoldingState;
 use crate::wire::profile::MAX_VALID_FOR;
 use crate::wire::profile::Profile;
 use crate::wire::profile::RoundTrip;
+use crate::wire::profile::Stored;
 use crate::wire::samples;
 use crate::wire::signed::Signed;
 use crate::wire::vocabulary::TokenType;
@@ -146,11 +148,13 @@ fn profile() -> impl Strategy<Value = Profile> {
     let trip = (any::<[u8; 8]>(), any::<u64>()).prop_map(|(neighbour, span)| RoundTrip { neighbour, span: Span(span) });
     let order = (any::<u64>(), any::<u64>()).prop_map(|(boot, seq)| BootSeq { boot, seq });
     let numbers = (order, 0..=MAX_VALID_FOR.0, any::<u64>(), any::<u64>(), any::<u16>(), any::<u32>());
-    let lists = (vec(device, 0..3), vec(select(WeightFormat::ALL), 0..12), vec(holding(), 0..4), vec(trip, 0..3));
+    let stored = (model(), range()).prop_map(|(model, range)| Stored { model, range });
+    let ranges = (vec(holding(), 0..4), vec(stored, 0..2));
+    let lists = (vec(device, 0..3), vec(select(WeightFormat::ALL), 0..12), ranges, vec(trip, 0..3));
     (numbers, lists, "[ -~]{0,32}", any::<u16>(), any::<u64>(), any::<bool>()).prop_map(
         |(numbers, lists, arithmetic, sessions, queue, draining)| {
             let (order, valid_for, one, other, cores, cpu_features) = numbers;
-            let (devices, formats, holdings, round_trips) = lists;
+            let (devices, formats, (holdings, stored), round_trips) = lists;
             Profile {
                 peer: samples::identity().peer(),
                 order,
@@ -167,6 +171,7 @@ fn profile() -> impl Strategy<Value = Profile> {
                 queue: Span(queue),
                 round_trips,
                 draining,
+                stored,
             }
         },
     )
@@ -442,7 +447,7 @@ fn hop_open() -> impl Strategy<Value = HopOpen> {
 
 fn fetch_answer() -> impl Strategy<Value = FetchAnswer> {
     prop_oneof![
-        (100..=MAX_BLOB, vec(any::<u8>(), 0..100))
+        (100..=MAX_TENSOR, vec(any::<u8>(), 0..100))
             .prop_map(|(total, data)| FetchAnswer::Piece { total, data: data.into() }),
         Just(FetchAnswer::NotFound),
         Just(FetchAnswer::Busy),
@@ -573,9 +578,10 @@ proptest! {
 
     #[test]
     fn a_fetch_reads_back_what_it_says(
-        answer in fetch_answer(), blob: [u8; 32], offset in 0..=MAX_BLOB, length in 1..=MAX_PIECE,
+        answer in fetch_answer(), blob: [u8; 32], outline: bool, offset in 0..=MAX_TENSOR, length in 1..=MAX_PIECE,
     ) {
-        let request = FetchRequest { blob: BlobHash::new(blob), offset, length };
+        let part = if outline { FetchPart::Outline } else { FetchPart::Data };
+        let request = FetchRequest { blob: BlobHash::new(blob), part, offset, length };
         prop_assert_eq!(FetchRequest::decode(&request.encode()), Ok(request));
         prop_assert_eq!(FetchAnswer::decode(&answer.encode()), Ok(answer));
     }

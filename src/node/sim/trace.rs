@@ -54,6 +54,7 @@ pub(super) fn tag(input: &Input) -> (u8, u64) {
         Input::Cancel(request) => (1, request.0),
         Input::Conclude(request) => (2, request.0),
         Input::ModelKnown(_) => (3, 0),
+        Input::Given(..) => (60, 0),
         Input::Serve { .. } => (4, 0),
         Input::PeerUp(peer) | Input::PeerDown(peer) | Input::RoundTrip(peer, _) => (5, u64::from(peer.as_bytes()[0])),
         Input::Gossip(_) => (6, 0),

@@ -185,6 +185,45 @@ fn a_source_that_has_it_no_more_is_not_asked_for_that() {
     assert_eq!(download.unsourced(), [blob(1)]);
 }
 
+#[test]
+fn a_slow_source_is_waited_for_as_long_as_it_brings_something() {
+    let mut download = Download::default();
+    download.want(blob(1), mib(4), Some(&BTreeSet::new()));
+    download.sources(sources(&[(1, &[1])]));
+    let asks = download.asks(T0);
+    assert_eq!(asks.len(), PER_SOURCE);
+    let mut now = T0;
+    for ask in &asks[..3] {
+        now = now.after(Span::seconds(20));
+        assert_eq!(download.on_tick(now), []);
+        assert_eq!(download.had(*ask, now), Had::New);
+    }
+
+    now = now.after(PATIENCE);
+
+    assert_eq!(download.on_tick(now), asks[3..]);
+    assert!(download.is_idle() && !download.is_complete());
+}
+
+#[test]
+fn what_is_not_wanted_any_more_is_forgotten_with_its_asks() {
+    let mut download = Download::default();
+    download.want(blob(1), mib(2), Some(&BTreeSet::new()));
+    download.want(blob(2), mib(1), None);
+    download.sources(sources(&[(1, &[1, 2])]));
+    let asks = download.asks(T0);
+    assert_eq!((asks.len(), download.there(blob(1))), (3, Some(Bytes::ZERO)));
+
+    download.unwant(blob(1));
+
+    assert_eq!((download.there(blob(1)), download.is_complete()), (None, false));
+    let late = asks.iter().find(|ask| ask.blob == blob(1)).unwrap();
+    assert_eq!(download.had(*late, T0), Had::Twice);
+    let other = asks.iter().find(|ask| ask.blob == blob(2)).unwrap();
+    assert_eq!(download.had(*other, T0), Had::Last);
+    assert!(download.is_complete());
+}
+
 proptest! {
     /// Whatever the sources are like, as long as an honest one has each blob every piece is written once.
     #[test]

@@ -27,9 +27,11 @@ use crate::wire::profile::MAX_FORMATS;
 use crate::wire::profile::MAX_HOLDINGS;
 use crate::wire::profile::MAX_PROFILE;
 use crate::wire::profile::MAX_ROUND_TRIPS;
+use crate::wire::profile::MAX_STORED;
 use crate::wire::profile::MAX_VALID_FOR;
 use crate::wire::profile::Profile;
 use crate::wire::profile::RoundTrip;
+use crate::wire::profile::Stored;
 use crate::wire::proto;
 use crate::wire::same_names;
 use crate::wire::signed::SignedBody;
@@ -62,12 +64,13 @@ impl Profile {
     }
 
     /// The bytes that are signed, at most [`MAX_PROFILE`]: as long as there are more, the last round trip is left out,
-    /// then the last device, then the last holding.
+    /// then the last device, then the last range of stored weights, then the last holding.
     pub fn encode(&self) -> bytes::Bytes {
         let mut message = proto::Profile::from(self);
         while message.encoded_len() > MAX_PROFILE {
             let shortened = message.round_trips.pop().is_some()
                 || message.devices.pop().is_some()
+                || message.stored.pop().is_some()
                 || message.holdings.pop().is_some();
             if !shortened {
                 break;
@@ -85,6 +88,7 @@ impl TryFrom<proto::Profile> for Profile {
         at_most("profile formats", message.formats.len(), MAX_FORMATS)?;
         at_most("profile holdings", message.holdings.len(), MAX_HOLDINGS)?;
         at_most("profile round trips", message.round_trips.len(), MAX_ROUND_TRIPS)?;
+        at_most("profile stored weights", message.stored.len(), MAX_STORED)?;
         let memory = Bytes(message.memory);
         Ok(Self {
             peer: PeerKey::new(array("profile peer", &message.peer)?),
@@ -102,6 +106,7 @@ impl TryFrom<proto::Profile> for Profile {
             queue: Span(message.queue_micros),
             round_trips: message.round_trips.iter().map(round_trip).collect::<Result<_, _>>()?,
             draining: message.draining,
+            stored: message.stored.iter().map(stored).collect::<Result<_, _>>()?,
         })
     }
 }
@@ -117,6 +122,11 @@ fn holding(holding: &proto::Holding) -> Result<Option<Holding>, BadMessage> {
     let range = range(holding.start, holding.end)?;
     let state = HoldingState::from_code(holding.state).ok();
     Ok(state.map(|state| Holding { model, range, state, per_unit: Span(holding.per_unit_micros) }))
+}
+
+fn stored(stored: &proto::Stored) -> Result<Stored, BadMessage> {
+    let model = ModelId::new(array("stored model", &stored.model)?);
+    Ok(Stored { model, range: range(stored.start, stored.end)? })
 }
 
 fn round_trip(round_trip: &proto::RoundTrip) -> Result<RoundTrip, BadMessage> {
@@ -142,6 +152,7 @@ impl From<&Profile> for proto::Profile {
             queue_micros: profile.queue.0,
             round_trips: profile.round_trips.iter().map(Into::into).collect(),
             draining: profile.draining,
+            stored: profile.stored.iter().map(Into::into).collect(),
         }
     }
 }
@@ -160,6 +171,16 @@ impl From<&Holding> for proto::Holding {
             end: holding.range.end().into(),
             state: holding.state.code(),
             per_unit_micros: holding.per_unit.0,
+        }
+    }
+}
+
+impl From<&Stored> for proto::Stored {
+    fn from(stored: &Stored) -> Self {
+        Self {
+            model: stored.model.as_bytes().to_vec().into(),
+            start: stored.range.start().into(),
+            end: stored.range.end().into(),
         }
     }
 }
@@ -210,6 +231,7 @@ mod tests {
             queue: Span(u64::MAX),
             round_trips: vec![RoundTrip { neighbour: [9; 8], span: Span(u64::MAX) }; MAX_ROUND_TRIPS],
             draining: true,
+            stored: vec![Stored { model: holding.model, range: holding.range }; MAX_STORED],
         };
 
         let sealed = Signed::seal(&worst, &identity, samples::network()).unwrap();

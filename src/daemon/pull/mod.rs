@@ -1,0 +1,480 @@
+//! Brings weights from other peers to this one's disk: drives the pure [`Download`] with fetch streams and files.
+//!
+//! ```text
+//!  actor ──Obtain──▶ ┌──────┐ ──Errand──▶ source (a task and a stream for each peer) ──▶ mesh
+//!        ◀─Obtained─ │ task │                  └─▶ target: verifies and writes, on a thread for blocking work
+//!        ──holders─▶ └──────┘ ◀──Heard─────────────────┘
+//! ```
+//!
+//! A job is a range of units that is to be loaded. It is done when all of its tensors are on this machine, and given up when the disk is
+//! full or nobody brings anything; what has come until then stays for the next attempt. Tensors that were found damaged are wanted
+//! without a job.
+
+mod source;
+mod survey;
+mod target;
+
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::sync::oneshot;
+use tokio::sync::watch;
+
+use crate::amounts::Bytes;
+use crate::amounts::Span;
+use crate::amounts::Time;
+use crate::clock::Clock;
+use crate::daemon::actor::Done;
+use crate::daemon::library::Library;
+use crate::daemon::pull::source::Errand;
+use crate::daemon::pull::survey::Lack;
+use crate::daemon::pull::survey::Survey;
+use crate::daemon::pull::target::Target;
+use crate::ids::BlobHash;
+use crate::ids::ModelId;
+use crate::ids::PeerKey;
+use crate::mesh::Mesh;
+use crate::swarm::download::Ask;
+use crate::swarm::download::Download;
+use crate::swarm::download::Failure;
+use crate::swarm::download::Had;
+use crate::swarm::download::PER_SOURCE;
+use crate::swarm::download::Part;
+use crate::units::UnitRange;
+use crate::weights::tensors::TensorError;
+use crate::wire::profile::Stored;
+
+/// Jobs that the task has not taken. A model has at most 8 holdings.
+const ORDER_CAPACITY: usize = 64;
+
+/// News that the task has not taken; whoever has some waits.
+const HEARD_CAPACITY: usize = 64;
+
+/// How often to look whether a source was too slow, and for further ones.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// How often to ask who has what.
+const ASK_AROUND: Span = Span::seconds(1);
+
+/// How often to log how far it is.
+const REPORT: Span = Span::seconds(10);
+
+/// How long a job waits for somebody to show up who has what it lacks (arbitrary: several rounds of gossip).
+const NO_SOURCE: Span = Span::seconds(30);
+
+/// How long a job waits for the next piece (arbitrary).
+const STALLED: Span = Span::seconds(120);
+
+/// A job: whose units.
+type Job = (ModelId, UnitRange);
+
+/// How far a job is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Pulling {
+    pub(super) model: ModelId,
+    pub(super) range: UnitRange,
+    /// Bytes that are there of those that were not at its beginning.
+    pub(super) had: Bytes,
+    pub(super) wanted: Bytes,
+}
+
+/// A handle on the task.
+#[derive(Debug)]
+pub(super) struct Puller {
+    orders: mpsc::Sender<Job>,
+    shown: watch::Receiver<Vec<Pulling>>,
+}
+
+/// What the task hears.
+#[derive(Debug)]
+enum Heard {
+    /// What is missing for a job, or of what was damaged.
+    Surveyed(Option<Job>, Result<Vec<Lack>, String>),
+    /// Who gives which weights.
+    Holders(Vec<(PeerKey, Stored)>),
+    /// An answer of so many bytes was right and is written.
+    Taken(Ask, u64),
+    /// An ask came to nothing.
+    Failed(Ask, Failure),
+    /// An answer was right, but cannot be written.
+    Disk(Ask, TensorError),
+    /// A tensor is whole, or could not be made so.
+    Whole(BlobHash, Result<(), TensorError>),
+    /// A source's task has ended.
+    Ended(PeerKey, u64),
+}
+
+impl Puller {
+    pub(super) fn start(mesh: Mesh, library: Library, clock: Clock, done: mpsc::Sender<Done>) -> Self {
+        let (orders, queue) = mpsc::channel(ORDER_CAPACITY);
+        let (heard, news) = mpsc::channel(HEARD_CAPACITY);
+        let (show, shown) = watch::channel(Vec::new());
+        let task = Task {
+            mesh,
+            library,
+            clock,
+            done,
+            heard,
+            show,
+            download: Download::default(),
+            wanted: BTreeMap::new(),
+            jobs: BTreeMap::new(),
+            links: BTreeMap::new(),
+            last_link: 0,
+            last_piece: Time::ZERO,
+            asked_around: Time::ZERO,
+            reported: Time::ZERO,
+        };
+        tokio::spawn(task.run(queue, news));
+        Self { orders, shown }
+    }
+
+    /// Brings what is missing for a range of units. `Done::Obtained` follows, or false.
+    pub(super) fn obtain(&self, model: ModelId, range: UnitRange) -> bool {
+        self.orders.try_send((model, range)).is_ok()
+    }
+
+    /// What is on its way.
+    pub(super) fn progress(&self) -> Vec<Pulling> {
+        self.shown.borrow().clone()
+    }
+}
+
+/// A tensor that is wanted.
+struct Wanted {
+    target: Arc<Target>,
+    model: ModelId,
+    /// The units that need it: whoever gives one of them has it.
+    units: Vec<u16>,
+}
+
+/// A stream to a source.
+struct Link {
+    serial: u64,
+    errands: mpsc::Sender<Errand>,
+}
+
+/// What a job still lacks.
+struct Lacking {
+    tensors: BTreeSet<BlobHash>,
+    /// Bytes that were missing at its beginning.
+    bytes: Bytes,
+}
+
+struct Task {
+    mesh: Mesh,
+    library: Library,
+    clock: Clock,
+    done: mpsc::Sender<Done>,
+    heard: mpsc::Sender<Heard>,
+    show: watch::Sender<Vec<Pulling>>,
+    download: Download,
+    wanted: BTreeMap<BlobHash, Wanted>,
+    jobs: BTreeMap<Job, Lacking>,
+    links: BTreeMap<PeerKey, Link>,
+    last_link: u64,
+    /// When something came last, or something new was wanted.
+    last_piece: Time,
+    asked_around: Time,
+    reported: Time,
+}
+
+impl Task {
+    async fn run(mut self, mut orders: mpsc::Receiver<Job>, mut news: mpsc::Receiver<Heard>) {
+        loop {
+            tokio::select! {
+                job = orders.recv() => match job {
+                    Some(job) => self.survey(Some(job)),
+                    None => return,
+                },
+                // This task keeps a sender, so there is always one.
+                Some(heard) = news.recv() => self.hear(heard),
+                () = tokio::time::sleep(LOOK) => {}
+            }
+            self.look();
+            self.ask();
+        }
+    }
+
+    /// Finds out what is missing, beside the loop. Without a job, of what was found damaged.
+    fn survey(&self, job: Option<Job>) {
+        let (had, wanted) = self.download.progress();
+        let survey = Survey { library: self.library.clone(), expected: wanted.minus(had) };
+        let heard = self.heard.clone();
+        tokio::spawn(async move {
+            let worked = tokio::task::spawn_blocking(move || match job {
+                Some((model, range)) => survey.of(model, range),
+                None => survey.of_damaged(),
+            });
+            let found = worked.await.unwrap_or_else(|error| Err(error.to_string()));
+            // The task that is gone needs no news.
+            let _ = heard.send(Heard::Surveyed(job, found)).await;
+        });
+    }
+
+    fn hear(&mut self, heard: Heard) {
+        let now = self.clock.now();
+        match heard {
+            Heard::Surveyed(Some(job), Ok(lacks)) => self.begin(job, lacks),
+            Heard::Surveyed(Some(job), Err(reason)) => self.tell(job, Err(reason)),
+            Heard::Surveyed(None, Ok(lacks)) => {
+                lacks
+                    .iter()
+                    .map(|lack| lack.model)
+                    .collect::<BTreeSet<_>>()
+                    .into_iter()
+                    .for_each(|model| self.changed(model));
+                lacks.into_iter().for_each(|lack| self.want(lack));
+            }
+            Heard::Surveyed(None, Err(reason)) => tracing::error!(reason, "damaged weights cannot be fetched again"),
+            Heard::Holders(holders) => self.download.sources(self.sources(&holders)),
+            Heard::Taken(ask, bytes) => {
+                self.last_piece = now;
+                self.library.received(bytes);
+                self.taken(ask, now);
+            }
+            Heard::Failed(ask, failure) => {
+                if failure == Failure::Wrong {
+                    tracing::warn!(peer = %ask.peer.short(), "a peer sent wrong weights and is not asked again");
+                    self.links.remove(&ask.peer);
+                }
+                self.download.failed(ask, failure, now);
+            }
+            Heard::Disk(ask, error) => {
+                self.download.failed(ask, Failure::Lost, now);
+                self.give_up_all(&error.to_string());
+            }
+            Heard::Whole(tensor, Ok(())) => self.whole(tensor),
+            Heard::Whole(_, Err(error)) => self.give_up_all(&error.to_string()),
+            Heard::Ended(peer, serial) => {
+                self.links.remove(&peer).filter(|link| link.serial != serial).map(|link| self.links.insert(peer, link));
+            }
+        }
+    }
+
+    fn begin(&mut self, job: Job, lacks: Vec<Lack>) {
+        let bytes = lacks.iter().map(|lack| lack.left).sum();
+        let tensors: BTreeSet<BlobHash> = lacks.iter().map(|lack| lack.target.tensor).collect();
+        if tensors.is_empty() {
+            return self.tell(job, Ok(()));
+        }
+        tracing::info!(model = %job.0.short(), units = %job.1, %bytes, "fetching weights from other peers");
+        self.jobs.insert(job, Lacking { tensors, bytes });
+        self.asked_around = Time::ZERO;
+        lacks.into_iter().for_each(|lack| self.want(lack));
+    }
+
+    fn want(&mut self, lack: Lack) {
+        let Lack { target, there, model, units, .. } = lack;
+        let tensor = target.tensor;
+        if self.wanted.contains_key(&tensor) {
+            return;
+        }
+        self.last_piece = self.clock.now();
+        let is_whole = there.as_ref().is_some_and(|there| target.is_whole(there));
+        let target = Arc::new(target);
+        if is_whole {
+            self.finish(&target);
+        } else {
+            self.download.want(tensor, target.bytes, there.as_ref());
+        }
+        self.wanted.insert(tensor, Wanted { target, model, units });
+    }
+
+    /// Who has what of all that is wanted.
+    fn sources(&self, holders: &[(PeerKey, Stored)]) -> BTreeMap<PeerKey, BTreeSet<BlobHash>> {
+        let mut sources: BTreeMap<PeerKey, BTreeSet<BlobHash>> = BTreeMap::new();
+        for (peer, stored) in holders {
+            let is_there = |wanted: &Wanted| {
+                wanted.model == stored.model && wanted.units.iter().any(|&unit| stored.range.contains(unit))
+            };
+            let tensors = self.wanted.iter().filter(|(_, wanted)| is_there(wanted)).map(|(tensor, _)| *tensor);
+            sources.entry(*peer).or_default().extend(tensors);
+        }
+        sources
+    }
+
+    fn taken(&mut self, ask: Ask, now: Time) {
+        match ask.part {
+            Part::Outline => self.download.outlined(ask, now),
+            Part::Piece(_) => match self.download.had(ask, now) {
+                Had::Twice | Had::New => {}
+                Had::Last => {
+                    if let Some(target) = self.wanted.get(&ask.blob).map(|wanted| Arc::clone(&wanted.target)) {
+                        self.finish(&target);
+                    }
+                }
+            },
+        }
+    }
+
+    /// Gives a tensor its name, beside the loop.
+    fn finish(&self, target: &Arc<Target>) {
+        let (target, heard) = (Arc::clone(target), self.heard.clone());
+        tokio::spawn(async move {
+            let tensor = target.tensor;
+            match tokio::task::spawn_blocking(move || target.finish()).await {
+                // The task that is gone needs no news.
+                Ok(finished) => drop(heard.send(Heard::Whole(tensor, finished)).await),
+                Err(error) => tracing::error!(%error, "a tensor could not be finished"),
+            }
+        });
+    }
+
+    fn whole(&mut self, tensor: BlobHash) {
+        let wanted = self.wanted.remove(&tensor);
+        if self.jobs.values().all(|lacking| !lacking.tensors.contains(&tensor)) {
+            tracing::info!(tensor = %tensor.short(), "weights that were damaged are whole again");
+            wanted.into_iter().for_each(|wanted| self.changed(wanted.model));
+        }
+        for lacking in self.jobs.values_mut() {
+            lacking.tensors.remove(&tensor);
+        }
+        let done: Vec<Job> =
+            self.jobs.iter().filter(|(_, lacking)| lacking.tensors.is_empty()).map(|(job, _)| *job).collect();
+        for job in done {
+            self.jobs.remove(&job);
+            tracing::info!(model = %job.0.short(), units = %job.1, "all weights are here");
+            self.tell(job, Ok(()));
+        }
+        if self.download.is_complete() {
+            // Those who give weights have few places; what is not needed is left to others.
+            self.links.clear();
+        }
+    }
+
+    /// What is to be done from time to time.
+    fn look(&mut self) {
+        let now = self.clock.now();
+        self.download.on_tick(now).into_iter().for_each(|ask| drop(self.links.remove(&ask.peer)));
+        if self.library.has_damaged() {
+            self.survey(None);
+        }
+        if !self.wanted.is_empty() && self.asked_around.after(ASK_AROUND) <= now {
+            self.asked_around = now;
+            self.ask_around();
+        }
+        self.give_up_stalled(now);
+        self.report(now);
+    }
+
+    fn ask_around(&self) {
+        let (done, heard) = (self.done.clone(), self.heard.clone());
+        tokio::spawn(async move {
+            let (reply, answer) = oneshot::channel();
+            // A loop that is gone needs no weights.
+            if done.send(Done::Holders(reply)).await.is_ok()
+                && let Ok(holders) = answer.await
+            {
+                let _ = heard.send(Heard::Holders(holders)).await;
+            }
+        });
+    }
+
+    fn give_up_stalled(&mut self, now: Time) {
+        let waited = now.since(self.last_piece);
+        if self.jobs.is_empty() || waited < NO_SOURCE {
+            return;
+        }
+        let unsourced: BTreeSet<BlobHash> = self.download.unsourced().into_iter().collect();
+        let stalled = self.jobs.iter().find_map(|(&job, Lacking { tensors, .. })| {
+            let nobody = tensors.intersection(&unsourced).count();
+            if nobody > 0 {
+                let all = tensors.len();
+                return Some((job, format!("nobody who can be reached gives {nobody} of the {all} tensors missing")));
+            }
+            (waited >= STALLED).then(|| (job, format!("no weights came for {waited}")))
+        });
+        if let Some((job, reason)) = stalled {
+            self.give_up(job, reason);
+        }
+    }
+
+    fn give_up_all(&mut self, reason: &str) {
+        for job in self.jobs.keys().copied().collect::<Vec<_>>() {
+            self.give_up(job, reason.to_owned());
+        }
+        // What was to be healed waits as well: it is found damaged again when somebody asks for it.
+        for tensor in std::mem::take(&mut self.wanted).into_keys() {
+            self.download.unwant(tensor);
+        }
+    }
+
+    fn give_up(&mut self, job: Job, reason: String) {
+        let Some(lacking) = self.jobs.remove(&job) else { return };
+        for tensor in lacking.tensors {
+            if self.jobs.values().all(|other| !other.tensors.contains(&tensor)) {
+                self.wanted.remove(&tensor);
+                self.download.unwant(tensor);
+            }
+        }
+        self.tell(job, Err(reason));
+    }
+
+    /// Maps the weights, or says why not, beside the loop.
+    fn tell(&self, (model, range): Job, obtained: Result<(), String>) {
+        let (library, done) = (self.library.clone(), self.done.clone());
+        tokio::spawn(async move {
+            let worked = tokio::task::spawn_blocking(move || {
+                obtained.and_then(|()| library.weights(model, range).map_err(|error| error.to_string()))
+            });
+            let weights = worked.await.unwrap_or_else(|error| Err(error.to_string()));
+            // A loop that is gone needs no weights.
+            let _ = done.send(Done::Obtained { model, range, weights: weights.map(Box::new) }).await;
+        });
+    }
+
+    /// What is here of a model is something else than before.
+    fn changed(&self, model: ModelId) {
+        let done = self.done.clone();
+        // A loop that is gone tells nobody.
+        tokio::spawn(async move { done.send(Done::Changed(model)).await });
+    }
+
+    /// Sends for what is to be asked for now.
+    fn ask(&mut self) {
+        let now = self.clock.now();
+        for ask in self.download.asks(now) {
+            let Some(target) = self.wanted.get(&ask.blob).map(|wanted| Arc::clone(&wanted.target)) else { continue };
+            if self.link(ask.peer).try_send(Errand { ask, target }).is_err() {
+                self.download.failed(ask, Failure::Lost, now);
+            }
+        }
+    }
+
+    fn link(&mut self, peer: PeerKey) -> &mpsc::Sender<Errand> {
+        let link = self.links.entry(peer).or_insert_with(|| {
+            self.last_link += 1;
+            let (errands, queue) = mpsc::channel(PER_SOURCE);
+            tokio::spawn(source::run(self.mesh.clone(), peer, self.last_link, queue, self.heard.clone()));
+            Link { serial: self.last_link, errands }
+        });
+        &link.errands
+    }
+
+    fn report(&mut self, now: Time) {
+        let progress = |(&(model, range), lacking): (&Job, &Lacking)| {
+            let left = |tensor: &BlobHash| {
+                let there = self.download.there(*tensor)?;
+                Some(self.wanted.get(tensor)?.target.bytes.minus(there))
+            };
+            let left: Bytes = lacking.tensors.iter().filter_map(left).sum();
+            Pulling { model, range, had: lacking.bytes.minus(left), wanted: lacking.bytes }
+        };
+        let shown: Vec<Pulling> = self.jobs.iter().map(progress).collect();
+        if self.reported.after(REPORT) <= now {
+            self.reported = now;
+            for Pulling { model, range, had, wanted } in &shown {
+                tracing::info!(model = %model.short(), units = %range, %had, %wanted, "fetching weights");
+            }
+        }
+        self.show.send_if_modified(|old| {
+            let is_new = *old != shown;
+            *old = shown;
+            is_new
+        });
+    }
+}

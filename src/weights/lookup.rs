@@ -1,0 +1,354 @@
+//! Where the tensors of the catalogue's models are on this machine: in the file that was imported, in the program, or among those that
+//! came from other peers.
+
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use memmap2::Mmap;
+
+use crate::amounts::Bytes;
+use crate::ids::BlobHash;
+use crate::ids::ModelId;
+use crate::os::release_file_pages;
+use crate::shape::WeightFormat;
+use crate::swarm::outline::Outline;
+use crate::units::UnitRange;
+use crate::weights::catalogue::Catalogue;
+use crate::weights::catalogue::CatalogueError;
+use crate::weights::catalogue::Place;
+use crate::weights::gguf::GgufFile;
+use crate::weights::gguf::TensorView;
+use crate::weights::tensors::Tensors;
+use crate::weights::tensors::read_piece;
+use crate::wire::manifest::Manifest;
+use crate::wire::manifest::TensorEntry;
+
+/// Which blobs the models of the catalogue consist of, and what was found out about them.
+#[derive(Debug, Default)]
+pub(super) struct Index {
+    manifests: BTreeMap<ModelId, Arc<Manifest>>,
+    /// Of each blob, whose it is, and which of the manifest's tensors; none for a manifest or a vocabulary.
+    blobs: BTreeMap<BlobHash, BTreeSet<(ModelId, Option<usize>)>>,
+    /// Imported files that were looked into.
+    files: BTreeMap<ModelId, Arc<GgufFile>>,
+    /// Tensors that lie damaged in an imported file, which is its owner's and is not mended.
+    damaged: BTreeSet<BlobHash>,
+}
+
+impl Index {
+    pub(super) fn enter(&mut self, id: ModelId, manifest: Arc<Manifest>) {
+        let described = [BlobHash::new(*id.as_bytes()), manifest.vocabulary].map(|blob| (blob, None));
+        let tensors = manifest.tensors.iter().enumerate().map(|(index, tensor)| (tensor.hash, Some(index)));
+        for (blob, index) in tensors.chain(described) {
+            self.blobs.entry(blob).or_default().insert((id, index));
+        }
+        self.manifests.insert(id, manifest);
+    }
+
+    /// Forgets a model; the blobs that no other one needs.
+    pub(super) fn forget(&mut self, id: ModelId) -> Vec<BlobHash> {
+        self.manifests.remove(&id);
+        self.files.remove(&id);
+        self.blobs.values_mut().for_each(|models| models.retain(|(model, _)| *model != id));
+        let free = self.blobs.iter().filter(|(_, models)| models.is_empty()).map(|(blob, _)| *blob).collect();
+        self.blobs.retain(|_, models| !models.is_empty());
+        free
+    }
+
+    fn models(&self, blob: BlobHash) -> impl Iterator<Item = (ModelId, Option<usize>)> {
+        self.blobs.get(&blob).into_iter().flatten().copied()
+    }
+}
+
+/// A tensor that is not on this machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Missing {
+    /// The model that needs it.
+    pub model: ModelId,
+    /// Its hash.
+    pub tensor: BlobHash,
+    /// Its length.
+    pub bytes: Bytes,
+    /// The units of the model that need it, ascending.
+    pub units: Vec<u16>,
+}
+
+impl Missing {
+    fn of(model: ModelId, manifest: &Manifest, tensor: BlobHash) -> Option<Self> {
+        // Tensors that are alike are one.
+        let alike = || manifest.tensors.iter().filter(move |entry| entry.hash == tensor);
+        let units: BTreeSet<u16> = alike().flat_map(|entry| entry.units.iter().copied()).collect();
+        Some(Self { model, tensor, bytes: alike().next()?.bytes, units: units.into_iter().collect() })
+    }
+}
+
+/// A tensor on this machine.
+#[derive(Clone, Debug)]
+pub struct Located {
+    /// Its hash.
+    pub tensor: BlobHash,
+    /// Its length.
+    pub bytes: Bytes,
+    spot: Spot,
+}
+
+#[derive(Clone, Debug)]
+enum Spot {
+    File { path: PathBuf, start: u64 },
+    Program(&'static [u8]),
+}
+
+impl Located {
+    /// Reads one of its pieces. `data` has the piece's length then.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn read(&self, piece: u64, data: &mut Vec<u8>) -> io::Result<()> {
+        match &self.spot {
+            Spot::File { path, start } => read_piece(&File::open(path)?, *start, self.bytes, piece, data),
+            Spot::Program(bytes) => {
+                let mut pieces = bytes.chunks(crate::swarm::outline::PIECE as usize);
+                let found = usize::try_from(piece).ok().and_then(|piece| pieces.nth(piece));
+                data.clear();
+                data.extend_from_slice(found.unwrap_or_default());
+                Ok(())
+            }
+        }
+    }
+
+    /// Its outline: the one that is kept, or else from all of its bytes, to be kept. None if they are not what they should be.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn outline(&self, tensors: &Tensors) -> io::Result<Option<Outline>> {
+        match tensors.outline(self.tensor, self.bytes) {
+            Some(outline) => Ok(Some(outline)),
+            None => self.hash(tensors),
+        }
+    }
+
+    /// Its outline from all of its bytes, to be kept. None if they are not what they should be.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn hash(&self, tensors: &Tensors) -> io::Result<Option<Outline>> {
+        let outline = Outline::read(self.tensor, self.bytes.0, |piece, data| self.read(piece, data))?;
+        if let Some(outline) = &outline {
+            // It is made again if it could not be kept.
+            let _ = tensors.keep_outline(outline);
+        }
+        Ok(outline)
+    }
+}
+
+/// The tensors of some units, to be loaded.
+#[derive(Debug)]
+pub struct Weights {
+    file: Option<Arc<GgufFile>>,
+    stored: BTreeMap<String, Stored>,
+}
+
+#[derive(Debug)]
+struct Stored {
+    format: WeightFormat,
+    dimensions: Vec<u64>,
+    map: Mmap,
+}
+
+impl Weights {
+    /// The tensor of that name.
+    pub fn tensor(&self, name: &str) -> Option<TensorView<'_>> {
+        let stored = self.stored.get(name).map(|stored| TensorView {
+            format: stored.format,
+            dimensions: &stored.dimensions,
+            bytes: &stored.map,
+        });
+        stored.or_else(|| self.file.as_ref()?.tensor(name))
+    }
+
+    /// Gives back the memory that holds these bytes of a tensor; they are read again when looked at.
+    pub fn release(&self, name: &str, bytes: Range<usize>) {
+        match (self.stored.get(name), &self.file) {
+            (Some(stored), _) => release_file_pages(&stored.map, bytes),
+            (None, Some(file)) => file.release(name, bytes),
+            (None, None) => {}
+        }
+    }
+}
+
+impl Catalogue {
+    /// A model's manifest, read once.
+    ///
+    /// # Errors
+    /// `Unknown`, or `Blob` if it is damaged.
+    pub fn described(&mut self, id: ModelId) -> Result<Arc<Manifest>, CatalogueError> {
+        if let Some(manifest) = self.index.manifests.get(&id) {
+            return Ok(Arc::clone(manifest));
+        }
+        let manifest = Arc::new(self.manifest(id)?);
+        self.index.enter(id, Arc::clone(&manifest));
+        Ok(manifest)
+    }
+
+    /// The tensors that a stage of `range` needs and that are not on this machine, each once.
+    ///
+    /// # Errors
+    /// `Unknown`, or `Blob` if the manifest is damaged.
+    pub fn missing(&mut self, id: ModelId, range: UnitRange) -> Result<Vec<Missing>, CatalogueError> {
+        let manifest = self.described(id)?;
+        let missing = manifest.tensors_of(range).filter(|tensor| !self.has(id, tensor));
+        let missing: BTreeSet<BlobHash> = missing.map(|tensor| tensor.hash).collect();
+        Ok(missing.into_iter().filter_map(|tensor| Missing::of(id, &manifest, tensor)).collect())
+    }
+
+    /// The tensors that a stage of `range` needs.
+    ///
+    /// # Errors
+    /// `NoWeights` if some are not here, and what is in the way.
+    pub fn weights(&mut self, id: ModelId, range: UnitRange) -> Result<Weights, CatalogueError> {
+        let manifest = self.described(id)?;
+        let file = self.file(id);
+        let mut stored = BTreeMap::new();
+        for tensor in manifest.tensors_of(range) {
+            if self.tensors.holds(tensor.hash, tensor.bytes) {
+                let map = self.tensors.map(tensor.hash)?;
+                let (format, dimensions) = (tensor.format, tensor.dimensions.clone());
+                stored.insert(tensor.name.clone(), Stored { format, dimensions, map });
+            } else if file.is_none() || self.index.damaged.contains(&tensor.hash) {
+                return Err(CatalogueError::NoWeights { id });
+            }
+        }
+        Ok(Weights { file, stored })
+    }
+
+    /// The units of a model all of whose tensors are on this machine.
+    ///
+    /// # Errors
+    /// `Unknown`, or `Blob` if the manifest is damaged.
+    pub fn held(&mut self, id: ModelId) -> Result<Vec<UnitRange>, CatalogueError> {
+        let manifest = self.described(id)?;
+        let mut lacking = BTreeSet::new();
+        for tensor in &manifest.tensors {
+            if !self.has(id, tensor) {
+                lacking.extend(tensor.units.iter().copied());
+            }
+        }
+        Ok(runs((0..manifest.shape.units()).filter(|unit| !lacking.contains(unit))))
+    }
+
+    /// A tensor of any model of the catalogue, if it is on this machine.
+    pub fn locate(&mut self, tensor: BlobHash) -> Option<Located> {
+        let of: Vec<(ModelId, Option<usize>)> = self.index.models(tensor).collect();
+        of.into_iter().find_map(|(id, index)| {
+            let manifest = Arc::clone(self.index.manifests.get(&id)?);
+            let entry = manifest.tensors.get(index?)?;
+            let spot = self.spot(id, entry)?;
+            Some(Located { tensor, bytes: entry.bytes, spot })
+        })
+    }
+
+    /// Every tensor of a model that is on this machine, by name.
+    ///
+    /// # Errors
+    /// `Unknown`, or `Blob` if the manifest is damaged.
+    pub fn located(&mut self, id: ModelId) -> Result<Vec<(String, Located)>, CatalogueError> {
+        let manifest = self.described(id)?;
+        let located = |entry: &TensorEntry| {
+            let spot = self.spot(id, entry)?;
+            Some((entry.name.clone(), Located { tensor: entry.hash, bytes: entry.bytes, spot }))
+        };
+        Ok(manifest.tensors.iter().filter_map(located).collect())
+    }
+
+    /// Whether a blob is part of a model that is for everybody.
+    pub fn is_public(&self, blob: BlobHash) -> bool {
+        self.index.models(blob).any(|(id, _)| self.entry(id).is_some_and(|entry| !entry.private))
+    }
+
+    /// A tensor's bytes turned out wrong: it is missing from now on. One in an imported file stays there as it is, and one that came from
+    /// other peers is set aside until what is wrong with it has been fetched. None if it is part of no model.
+    ///
+    /// # Errors
+    /// What is in the way.
+    pub fn damaged(&mut self, tensor: BlobHash) -> Result<Option<Missing>, CatalogueError> {
+        let Some((id, _)) = self.index.models(tensor).find(|(_, index)| index.is_some()) else {
+            return Ok(None);
+        };
+        let Some(missing) = Missing::of(id, &*self.described(id)?, tensor) else { return Ok(None) };
+        if self.tensors.holds(tensor, missing.bytes) {
+            self.tensors.set_aside(tensor)?;
+        } else {
+            self.index.damaged.insert(tensor);
+        }
+        Ok(Some(missing))
+    }
+
+    /// The tensors that came from other peers.
+    pub fn tensors(&self) -> &Tensors {
+        &self.tensors
+    }
+
+    fn has(&mut self, id: ModelId, tensor: &TensorEntry) -> bool {
+        self.spot(id, tensor).is_some()
+    }
+
+    fn spot(&mut self, id: ModelId, entry: &TensorEntry) -> Option<Spot> {
+        if self.tensors.holds(entry.hash, entry.bytes) {
+            return Some(Spot::File { path: self.tensors.path(entry.hash), start: 0 });
+        }
+        if self.index.damaged.contains(&entry.hash) {
+            return None;
+        }
+        let place = self.entry(id)?.weights.clone();
+        let file = self.file(id)?;
+        let span = file.span(&entry.name).filter(|span| span.end - span.start == entry.bytes.0)?;
+        match place {
+            Place::File(stamp) => Some(Spot::File { path: stamp.path, start: span.start }),
+            Place::Embedded => {
+                let program = self.embedded.get(&id)?;
+                Some(Spot::Program(program.get(span.start as usize..span.end as usize)?))
+            }
+            Place::Elsewhere => None,
+        }
+    }
+
+    /// The file of a model's weights, if there is one and it is still the one that was imported.
+    fn file(&mut self, id: ModelId) -> Option<Arc<GgufFile>> {
+        let is_same = match &self.entry(id)?.weights {
+            Place::File(stamp) => stamp.is_current(),
+            Place::Embedded => true,
+            Place::Elsewhere => false,
+        };
+        if !is_same {
+            self.index.files.remove(&id);
+            return None;
+        }
+        if let Some(file) = self.index.files.get(&id) {
+            return Some(Arc::clone(file));
+        }
+        let file = Arc::new(self.source(id).ok()?);
+        self.index.files.insert(id, Arc::clone(&file));
+        Some(file)
+    }
+}
+
+/// Runs of ascending units.
+fn runs(units: impl Iterator<Item = u16>) -> Vec<UnitRange> {
+    let mut runs: Vec<(u16, u16)> = Vec::new();
+    for unit in units {
+        match runs.last_mut() {
+            Some((_, end)) if *end == unit => *end += 1,
+            Some(_) | None => runs.push((unit, unit + 1)),
+        }
+    }
+    runs.into_iter().filter_map(|(start, end)| UnitRange::new(start, end).ok()).collect()
+}
+
+#[cfg(test)]
+#[path = "lookup_tests.rs"]
+mod tests;
