@@ -1,5 +1,6 @@
 //! Weights that come from other peers: only what is needed, whoever dies meanwhile, and nothing that is wrong.
 
+use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
@@ -12,6 +13,7 @@ use brigade::wire::manifest::Manifest;
 use serde_json::Value;
 
 use super::STORY;
+use super::answer_of_one;
 use super::new_network;
 use super::units;
 use crate::support::Home;
@@ -57,6 +59,13 @@ impl House {
         self.folder.path().join(name)
     }
 
+    /// A peer that has the file, and serves nothing of it.
+    fn shelf(&self, name: &str) -> Peer {
+        let root = self.root(name);
+        Home(root.clone()).run(&["import", self.file.to_str().unwrap()]).success();
+        Peer::up(&root, &["--invite", &self.invite, "--no-serve"])
+    }
+
     /// A peer that has the file.
     fn importer(&self, name: &str, args: &[&str]) -> Peer {
         let file = self.file.to_str().unwrap();
@@ -71,14 +80,27 @@ impl House {
     }
 
     /// Bytes of the weights that a peer holds.
-    fn bytes_of(&self, ranges: &BTreeSet<(u16, u16)>) -> u64 {
-        let ranges = ranges.iter().map(|&(start, end)| UnitRange::new(start, end).unwrap());
-        ranges.map(|range| self.manifest.weight_bytes(range).0).sum()
+    fn bytes_of(&self, held: &Held) -> u64 {
+        self.bytes_beside(held, &Held::new())
+    }
+
+    /// Bytes of the weights that a peer holds now, without those of the units that it held before.
+    fn bytes_beside(&self, now: &Held, before: &Held) -> u64 {
+        let tensors = |held: &Held| {
+            let ranges = held.iter().map(|&(start, end)| UnitRange::new(start, end).unwrap());
+            let tensors = ranges.flat_map(|range| self.manifest.tensors_of(range));
+            tensors.map(|tensor| (tensor.hash, tensor.bytes.0)).collect::<BTreeMap<_, _>>()
+        };
+        let old = tensors(before);
+        tensors(now).into_iter().filter(|(tensor, _)| !old.contains_key(tensor)).map(|(_, bytes)| bytes).sum()
     }
 }
 
+/// Ranges of units.
+type Held = BTreeSet<(u16, u16)>;
+
 /// The ranges that a peer is ready to serve, if it is ready and nothing is on its way.
-fn ready(peer: &Peer) -> Option<BTreeSet<(u16, u16)>> {
+fn ready(peer: &Peer) -> Option<Held> {
     let status = peer.home.json(&["status", "--json"]);
     let holdings = status["holdings"].as_array()?;
     let ranges = holdings.iter().map(|holding| {
@@ -104,20 +126,32 @@ fn answer(home: &Home) -> Value {
 #[test]
 fn newcomers_fetch_only_what_they_serve_and_the_importer_may_leave() {
     let house = House::build();
-    let importer = house.importer("importer", &[]);
-    importer.home.wait_until_covered();
-    let whole = answer(&importer.home);
-    assert_eq!(units(&whole), ["0..18"]);
-    let holders: Vec<Peer> =
-        (0..4).map(|index| house.newcomer(&format!("holder{index}"), &importer, &["--units-per-peer", "6"])).collect();
+    let whole = answer_of_one(house.file.to_str().unwrap(), TOKENS);
+    let importer = house.shelf("importer");
+    let cap = ["--units-per-peer", "7"];
+    let mut holders: Vec<Peer> =
+        (0..4).map(|index| house.newcomer(&format!("holder{index}"), &importer, &cap)).collect();
 
-    let held: Vec<BTreeSet<(u16, u16)>> =
+    let held: Vec<Held> =
         holders.iter().map(|holder| wait_for("a newcomer serves what it fetched", || ready(holder))).collect();
-
+    importer.home.wait_until_covered();
     let needed: u64 = held.iter().map(|ranges| house.bytes_of(ranges)).sum();
     let given = sent(&importer) + holders.iter().map(sent).sum::<u64>();
     assert!(given >= needed, "{given} bytes were sent, {needed} are needed: {held:?}");
     assert!(given as f64 <= OVERHEAD * needed as f64, "{given} bytes were sent for {needed}: {held:?}");
+
+    // What nobody else holds is lost with its holder, until another one has moved.
+    let lost = holders.remove(lonely(&held));
+    let left: Vec<Held> = holders.iter().map(|holder| ready(holder).unwrap()).collect();
+    let before: u64 = holders.iter().map(fetched).sum();
+    drop(lost);
+    wait_for("a unit is missing", || importer.home.missing().filter(|missing| !missing.is_empty()));
+    importer.home.wait_until_covered();
+    let moved: Vec<Held> =
+        holders.iter().map(|holder| wait_for("whoever moved has settled", || ready(holder))).collect();
+    let needed: u64 = moved.iter().zip(&left).map(|(now, before)| house.bytes_beside(now, before)).sum();
+    let came = holders.iter().map(fetched).sum::<u64>() - before;
+    assert!(came >= needed && came as f64 <= OVERHEAD * needed as f64, "{came} of {needed}: {left:?}, {moved:?}");
 
     importer.down();
     let known = ["--invite", &house.invite, "--join", &holders[0].address, "--no-serve"];
@@ -126,6 +160,17 @@ fn newcomers_fetch_only_what_they_serve_and_the_importer_may_leave() {
     let split = answer(&asker.home);
     assert_eq!((&split["text"], units(&split).len() > 1), (&whole["text"], true), "{split}");
     assert_eq!(fetched(&asker), 0, "who only asks needs no weights");
+}
+
+/// The first holder of units that no other one holds.
+fn lonely(held: &[Held]) -> usize {
+    let units = |held: &Held| held.iter().flat_map(|&(start, end)| start..end).collect::<BTreeSet<u16>>();
+    let is_lonely = |index: &usize| {
+        let others = held.iter().enumerate().filter(|(other, _)| other != index);
+        let others: BTreeSet<u16> = others.flat_map(|(_, held)| units(held)).collect();
+        !units(&held[*index]).is_subset(&others)
+    };
+    (0..held.len()).find(is_lonely).expect("four peers of a third each do not all stand twice")
 }
 
 #[test]
