@@ -29,6 +29,7 @@ use crate::node::io::StepWanted;
 use crate::sampling::History;
 use crate::shape::ModelShape;
 use crate::units::UnitRange;
+use crate::weights::files::ModelFiles;
 use crate::weights::gguf::GgufFile;
 use crate::wire::control::TailOffer;
 
@@ -54,7 +55,7 @@ pub(super) struct Bridge {
 #[derive(Clone)]
 struct Weights {
     shape: ModelShape,
-    file: Arc<GgufFile>,
+    file: Arc<ModelFiles>,
 }
 
 impl Bridge {
@@ -72,7 +73,7 @@ impl Bridge {
     }
 
     /// Makes a model's weights known, so that the node may have units of it loaded.
-    pub(super) fn offer(&mut self, model: ModelId, shape: ModelShape, file: Arc<GgufFile>) {
+    pub(super) fn offer(&mut self, model: ModelId, shape: ModelShape, file: Arc<ModelFiles>) {
         self.weights.insert(model, Weights { shape, file });
     }
 
@@ -231,11 +232,22 @@ const fn node_key(key: command::StageKey) -> StageKey {
     StageKey { session: key.session, range: key.range }
 }
 
-/// A GGUF file as the engine reads it.
-impl TensorSource for GgufFile {
+/// A model's files as the engine reads them.
+impl TensorSource for ModelFiles {
     fn tensor(&self, name: &str) -> Option<TensorData<'_>> {
         let view = Self::tensor(self, name)?;
         Some(TensorData { format: view.format, dimensions: view.dimensions.to_vec(), bytes: view.bytes })
+    }
+
+    fn release(&self, name: &str, bytes: Range<usize>) {
+        Self::release(self, name, bytes);
+    }
+}
+
+/// The same of a GGUF file.
+impl TensorSource for GgufFile {
+    fn tensor(&self, name: &str) -> Option<TensorData<'_>> {
+        TensorSource::tensor(self.files(), name)
     }
 
     fn release(&self, name: &str, bytes: Range<usize>) {

@@ -28,7 +28,7 @@ use crate::weights::catalogue::Place;
 use crate::weights::catalogue::ResolveError;
 use crate::weights::chat::ChatError;
 use crate::weights::chat::ChatTemplate;
-use crate::weights::gguf::GgufFile;
+use crate::weights::files::ModelFiles;
 use crate::weights::tokenizer::Tokenizer;
 use crate::weights::vocabulary::VocabularyError;
 use crate::wire::fetch::MAX_BLOB;
@@ -82,7 +82,7 @@ impl Library {
         Ok(Self { shelf: Arc::new(Mutex::new(shelf)), last_blob: Arc::default() })
     }
 
-    /// Adds a GGUF file. Takes as long as hashing it.
+    /// Adds a GGUF file or a folder of safetensors. Takes as long as hashing it.
     pub(super) fn import(&self, path: &Path) -> Result<Imported, CatalogueError> {
         let mut reported = 0;
         self.shelf().catalogue.import(path, |progress| {
@@ -105,7 +105,7 @@ impl Library {
         let of = |demo: bool| {
             let entries = shelf.catalogue.list();
             let here = entries.filter(move |entry| match entry.weights {
-                Place::File(_) => !demo,
+                Place::File(_) | Place::Files(_) => !demo,
                 Place::Embedded => demo,
                 Place::Elsewhere => false,
             });
@@ -119,8 +119,8 @@ impl Library {
         self.shelf().catalogue.list().cloned().collect()
     }
 
-    /// The file of a model's weights.
-    pub(super) fn weights(&self, model: ModelId) -> Result<GgufFile, CatalogueError> {
+    /// The files of a model's weights.
+    pub(super) fn weights(&self, model: ModelId) -> Result<ModelFiles, CatalogueError> {
         self.shelf().catalogue.source(model)
     }
 

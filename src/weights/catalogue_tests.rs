@@ -18,7 +18,7 @@ fn an_imported_model_is_known_after_a_restart_and_not_hashed_again() {
     assert!(hashed_once > 0 && hashed == hashed_once);
     assert_eq!(catalogue.manifest(first.id).unwrap(), first.manifest);
     assert_eq!(catalogue.vocabulary(first.id).unwrap(), first.vocabulary);
-    assert_eq!(catalogue.source(first.id).unwrap().bytes(), fs::read(&path).unwrap());
+    assert_eq!(catalogue.source(first.id).unwrap().first(), fs::read(&path).unwrap());
     assert_eq!((first.id, first.title.as_str()), (first.manifest.id(), "random weights"));
 }
 
@@ -124,7 +124,7 @@ fn a_model_in_the_program_is_there_at_each_start() {
 
     let id = catalogue.import_embedded(bytes, "demo").unwrap().id;
 
-    assert_eq!(catalogue.source(id).unwrap().bytes(), bytes);
+    assert_eq!(catalogue.source(id).unwrap().first(), bytes);
     let mut catalogue = Catalogue::open(directory.path()).unwrap();
     assert!(matches!(catalogue.source(id), Err(CatalogueError::NoWeights { .. })));
     assert_eq!(catalogue.import_embedded(bytes, "demo").unwrap().id, id);

@@ -1,17 +1,22 @@
 //! Model files, manifests, vocabularies and blobs on disk.
 //!
 //! ```text
-//!  GGUF file ──gguf──▶ tables ──llama──▶ ModelShape, units of every tensor ──manifest──▶ Manifest (its hash is the ModelId)
-//!                         └────vocabulary──▶ Vocabulary ──tokenizer──▶ token ids
-//!                                                       └──chat──────▶ prompts
+//!  GGUF file, or its parts ──gguf──▶ tables ──llama──▶ ModelShape ──layout──▶ units of every tensor
+//!                                       │                                         └──manifest──▶ Manifest (its hash is the ModelId)
+//!                                       └────vocabulary──▶ Vocabulary ──tokenizer──▶ token ids
+//!                                                                     └──chat──────▶ prompts
+//!  folder of safetensors ──huggingface──▶ ModelShape, Vocabulary, the same tables of tensors (files)
 //!  blobs: manifests and vocabularies by hash      catalogue: which models this data directory knows
 //! ```
 
 pub mod blobs;
 pub mod catalogue;
 pub mod chat;
+pub mod files;
 pub mod fixture;
 pub mod gguf;
+pub mod huggingface;
+pub mod layout;
 pub mod llama;
 pub mod manifest;
 pub mod tokenizer;
@@ -25,6 +30,7 @@ mod merge;
 mod models_file;
 mod noise;
 mod sentencepiece;
+mod split;
 mod splitter;
 mod strftime;
 mod tojson;
