@@ -345,12 +345,7 @@ mod tests {
             context: 512,
             window: None,
             norm_eps: 1e-5,
-            rope: Rope {
-                dimensions: 8,
-                pairs: RopePairs::Interleaved,
-                base: 10_000.0,
-                scaling: RopeScaling::None,
-            },
+            rope: Rope { dimensions: 8, pairs: RopePairs::Interleaved, base: 10_000.0, scaling: RopeScaling::None },
             tied: true,
         }
     }

@@ -41,7 +41,8 @@ fn run_block(shape: &ModelShape, tensors: &Tensors, block: u16, hidden: &mut [Ve
             let mut output = projected(name, row);
             if shape.architecture.normalises_heads() {
                 let heads = output.chunks_exact(shape.head_dim as usize);
-                output = heads.flat_map(|head| normalise(head, part(&format!("{name}_norm")), shape.norm_eps)).collect();
+                output =
+                    heads.flat_map(|head| normalise(head, part(&format!("{name}_norm")), shape.norm_eps)).collect();
             }
             rotate(shape, at, output)
         };

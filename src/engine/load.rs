@@ -129,11 +129,7 @@ impl<'a> Loader<'a> {
     }
 
     /// Transformer block `index`, from 0.
-    fn block<P: Place>(
-        &mut self,
-        place: &P,
-        index: u16,
-    ) -> Result<Block<P::Matrix, P::Norm, P::Vector>, LoadError> {
+    fn block<P: Place>(&mut self, place: &P, index: u16) -> Result<Block<P::Matrix, P::Norm, P::Vector>, LoadError> {
         let ModelShape { width, feed_forward, architecture, .. } = self.shape;
         let (query, kv) = (self.shape.heads * self.shape.head_dim, self.shape.kv_width());
         let name = |part: &str| format!("blk.{index}.{part}.weight");

@@ -19,7 +19,6 @@ use crate::ids::ModelId;
 use crate::shape::ModelShape;
 use crate::weights::blobs::BlobError;
 use crate::weights::blobs::Blobs;
-use crate::weights::files::FileError;
 use crate::weights::files::ModelFiles;
 use crate::weights::gguf::GgufError;
 use crate::weights::gguf::GgufFile;
@@ -506,29 +505,23 @@ impl Described {
 
 /// What a model is called after its file, its first part or its folder.
 fn name_of(path: &Path) -> String {
-    let whole = path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
-    let name = if path.is_dir() { &whole } else { whole.strip_suffix(".gguf").unwrap_or(&whole) };
+    let name = if path.is_dir() { path.file_name() } else { path.file_stem() };
+    let name = name.unwrap_or_default().to_string_lossy();
     let is_part = split::parts(path).is_some();
-    name.rsplit_once("-00001-of-").filter(|_| is_part).map_or(name, |(name, _)| name).to_owned()
+    name.rsplit_once("-00001-of-").filter(|_| is_part).map_or(&*name, |(name, _)| name).to_owned()
 }
 
 impl Place {
     /// The files of the model at `path`, as they are.
     fn of(path: &Path) -> Result<Self, CatalogueError> {
-        let paths = if path.is_dir() {
-            huggingface::paths(path)?
-        } else {
-            match split::parts(path) {
-                Some(parts) => parts,
-                None => return Ok(Self::File(Stamp::of(path)?)),
+        let paths = match split::parts(path) {
+            _ if path.is_dir() => huggingface::paths(path)?,
+            None => return Ok(Self::File(Stamp::of(path)?)),
+            Some(parts) => {
+                split::check_there(&parts)?;
+                parts
             }
         };
-        let missing = |part: &PathBuf| part != path && !part.exists();
-        if let Some(part) = paths.iter().position(missing) {
-            let source = FileError::on("open", &paths[part])(io::ErrorKind::NotFound.into());
-            let (part, count) = (part as u64 + 1, paths.len() as u64);
-            return Err(GgufError::MissingPart { part, count, source }.into());
-        }
         let files = paths.iter().map(|path| Stamp::of(path)).collect::<Result<_, _>>()?;
         Ok(Self::Files(FileSet { root: path.to_owned(), files }))
     }

@@ -154,6 +154,48 @@ fn what_is_no_model_is_refused() {
     assert_eq!(catalogue.list().len(), 0);
 }
 
+#[test]
+fn the_parts_of_a_model_are_one_model_until_one_is_missing() {
+    let (directory, mut catalogue) = empty();
+    let whole = catalogue.import(&model(&directory, "small.gguf", 1), |_| ()).unwrap();
+    let first = directory.path().join("parted-00001-of-00001.gguf");
+    fs::copy(directory.path().join("small.gguf"), &first).unwrap();
+    let table = directory.path().join("models.json");
+
+    let parted = catalogue.import(&first, |_| ()).unwrap();
+
+    assert_eq!(parted.id, whole.id);
+    let text = fs::read_to_string(&table).unwrap();
+    assert!(text.contains("\"in\": \"files\"") && text.contains("\"version\": 1"), "{text}");
+    let catalogue = Catalogue::open(directory.path()).unwrap();
+    assert!(matches!(&catalogue.entry(whole.id).unwrap().weights, Place::Files(set) if set.files.len() == 1));
+    assert!(catalogue.source(whole.id).is_ok());
+    fs::remove_file(&first).unwrap();
+    assert!(matches!(catalogue.source(whole.id), Err(CatalogueError::Io { .. })));
+}
+
+#[test]
+fn a_table_of_earlier_days_is_read() {
+    let (directory, mut catalogue) = empty();
+    let path = model(&directory, "small.gguf", 1);
+    let id = catalogue.import(&path, |_| ()).unwrap().id;
+    let text = fs::read_to_string(directory.path().join("models.json")).unwrap();
+
+    assert!(text.contains("\"in\": \"file\"") && text.contains("modified_ns"), "{text}");
+    assert!(Catalogue::open(directory.path()).unwrap().source(id).is_ok());
+}
+
+#[test]
+fn a_model_with_a_missing_part_is_refused_by_its_number() {
+    let (directory, mut catalogue) = empty();
+    let first = directory.path().join("parted-00001-of-00002.gguf");
+    fs::copy(model(&directory, "small.gguf", 1), &first).unwrap();
+
+    let error = catalogue.import(&first, |_| ()).unwrap_err();
+
+    assert!(matches!(&error, CatalogueError::File(GgufError::MissingPart { part: 2, count: 2, .. })), "{error}");
+}
+
 fn empty() -> (TempDir, Catalogue) {
     let directory = tempfile::tempdir().unwrap();
     let catalogue = Catalogue::open(directory.path()).unwrap();

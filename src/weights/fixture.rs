@@ -174,7 +174,9 @@ impl RandomModel {
         match self.architecture {
             Architecture::Llama => Vec::new(),
             Architecture::Qwen2 => vec![("attn_q.bias", self.width), ("attn_k.bias", keys), ("attn_v.bias", keys)],
-            Architecture::Qwen3 => ["attn_q_norm.weight", "attn_k_norm.weight"].map(|it| (it, self.head_dim())).to_vec(),
+            Architecture::Qwen3 => {
+                ["attn_q_norm.weight", "attn_k_norm.weight"].map(|it| (it, self.head_dim())).to_vec()
+            }
         }
     }
 

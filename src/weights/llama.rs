@@ -206,10 +206,8 @@ impl Parameters<'_> {
         let rows = at_most("rows of token_embd.weight", rows, u32::MAX.into())?;
         let tokens = self.file.value("tokenizer.ggml.tokens").and_then(|value| value.as_array());
         let key = self.key("vocab_size");
-        let claims = [
-            (key.as_str(), self.file.unsigned(&key)?),
-            ("tokenizer.ggml.tokens", tokens.map(|array| array.count())),
-        ];
+        let claims =
+            [(key.as_str(), self.file.unsigned(&key)?), ("tokenizer.ggml.tokens", tokens.map(|array| array.count()))];
         for (key, claim) in claims {
             if let Some(claim) = claim
                 && claim != rows

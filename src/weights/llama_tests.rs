@@ -132,12 +132,10 @@ fn defaults_hold_where_the_file_says_nothing() {
     let shape = shape(&file(&writer, &tensors)).unwrap();
 
     assert_eq!((shape.kv_heads, shape.head_dim, shape.tied), (2, 4, true));
-    assert_eq!(shape.rope, Rope {
-            dimensions: 4,
-            pairs: RopePairs::Interleaved,
-            base: 10_000.0,
-            scaling: RopeScaling::None
-        });
+    assert_eq!(
+        shape.rope,
+        Rope { dimensions: 4, pairs: RopePairs::Interleaved, base: 10_000.0, scaling: RopeScaling::None }
+    );
 }
 
 /// What is said about the smallest model after `change`.

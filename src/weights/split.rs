@@ -1,6 +1,7 @@
 //! Models in several GGUF files, as llama.cpp splits them: `name-00001-of-00003.gguf` holds the metadata, and each part the data
 //! of the tensors in its own table.
 
+use std::io;
 use std::path::Path;
 use std::path::PathBuf;
 
@@ -37,7 +38,9 @@ pub(super) fn complete(mut first: GgufFile, path: &Path) -> Result<GgufFile, Ggu
     }
     let got = first.tensors().len() as u64;
     match first.unsigned(TENSORS)? {
-        Some(expected) if expected != got => Err(GgufError::Contradiction { part: 1, key: TENSORS, expected: got, got: expected }),
+        Some(expected) if expected != got => {
+            Err(GgufError::Contradiction { part: 1, key: TENSORS, expected: got, got: expected })
+        }
         _ => Ok(first),
     }
 }
@@ -50,6 +53,13 @@ pub(super) fn parts(path: &Path) -> Option<Vec<PathBuf>> {
     let stem = name.strip_suffix(&ending(1, count))?;
     let beside = |part| path.with_file_name(format!("{stem}{}", ending(part, count)));
     (1..=MAX_PARTS).contains(&count).then(|| (1..=count).map(beside).collect())
+}
+
+/// Checks that every part is there.
+pub(super) fn check_there(parts: &[PathBuf]) -> Result<(), GgufError> {
+    let Some(missing) = parts.iter().position(|part| !part.exists()) else { return Ok(()) };
+    let source = FileError::on("open", &parts[missing])(io::ErrorKind::NotFound.into());
+    Err(GgufError::MissingPart { part: missing as u64 + 1, count: parts.len() as u64, source })
 }
 
 /// How the name of a part ends.

@@ -68,13 +68,7 @@ const FAMILIES: [Family; 12] = [
         whole_words: false,
         normal: Normal::AsIs,
     },
-    Family {
-        names: &["qwen2"],
-        patterns: &[QWEN2],
-        adds_bos: false,
-        whole_words: false,
-        normal: Normal::Composed,
-    },
+    Family { names: &["qwen2"], patterns: &[QWEN2], adds_bos: false, whole_words: false, normal: Normal::Composed },
     Family {
         names: &["stablelm2", "deepseek-r1-qwen", "megrez", "hunyuan"],
         patterns: &[QWEN2],

@@ -278,7 +278,12 @@ pub(super) fn manifest() -> Manifest {
             context: 512,
             window: None,
             norm_eps: 1e-5,
-            rope: Rope { dimensions: 8, pairs: RopePairs::Interleaved, base: 10_000.0, scaling: RopeScaling::Linear { factor: 2.0 } },
+            rope: Rope {
+                dimensions: 8,
+                pairs: RopePairs::Interleaved,
+                base: 10_000.0,
+                scaling: RopeScaling::Linear { factor: 2.0 },
+            },
             tied: true,
         },
         vocabulary: vocabulary().hash(),

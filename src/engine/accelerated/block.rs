@@ -46,12 +46,7 @@ impl Place for DeviceMemory {
         matrix.map_err(|error| LoadError::Device { name, message: error.to_string() })
     }
 
-    fn norm(
-        &self,
-        loader: &mut Loader<'_>,
-        name: String,
-        length: u32,
-    ) -> std::result::Result<DeviceNorm, LoadError> {
+    fn norm(&self, loader: &mut Loader<'_>, name: String, length: u32) -> std::result::Result<DeviceNorm, LoadError> {
         Ok(DeviceNorm { weight: self.vector(loader, name, length)?, epsilon: loader.shape.norm_eps })
     }
 

@@ -51,9 +51,8 @@ impl DeviceCache {
     /// The keys and the values of these positions, which were written, widened: `[heads, positions, dim]` each, contiguous.
     pub(in crate::engine) fn read(&self, positions: &Range<usize>) -> Result<[Tensor; 2]> {
         let Some([keys, values]) = &self.buffers else { candle_core::bail!("a cache was read before it was written") };
-        let part = |buffer: &Tensor| {
-            buffer.narrow(1, positions.start, positions.len())?.to_dtype(DType::F32)?.contiguous()
-        };
+        let part =
+            |buffer: &Tensor| buffer.narrow(1, positions.start, positions.len())?.to_dtype(DType::F32)?.contiguous();
         Ok([part(keys)?, part(values)?])
     }
 

@@ -144,7 +144,7 @@ fn a_window_is_followed_at_every_length_on_every_instruction_set() {
     let spans = [(0, 18), (62, 3), (130, 1), (505, 10), (1_000, 40)];
     let mut scratch = Scratch::default();
     for (heads, dim, group) in shapes {
-        for window in [1, 2, 15, 16, 63, 64, 100, 513, 1_039] {
+        for window in [1, 15, 16, 64, 100, 513] {
             let session = Session::new(heads, dim, group, 1_060, Extremes::None).seeing(Some(window));
             for (first, count) in spans {
                 session.check(first, count, &mut scratch);
@@ -288,7 +288,13 @@ fn the_bits_never_change() {
         rope Tensor a3f7dcdc6210e297eb8e22830a6f72ac
         attention 2 64 4 530 3 b2ee1f4b58d6144fbbcdda0d74086aca
         attention 1 8 2 0 40 9a92d4948a7738a0d15181a66cbc7974
-        attention 1 17 1 1020 9 d0419f812c57ab183b82aa10f310a62a"#]].assert_eq(&traces[0]);
+        attention 1 17 1 1020 9 d0419f812c57ab183b82aa10f310a62a
+        rope in halves 3ab457585de7c6c0995c2362cd1eaff4
+        bias af5dcbfce13ae34e5bcd5fb175c5e4dd
+        norms of heads caf30728bca57ee80135495ac735a7d7
+        attention 2 64 4 530 3 window 100 6e465c7b5dbf041203eefc4b965c6316
+        attention 1 8 2 0 40 window 9 3346b23cfa9a07d811c3f2667b83016a
+        attention 1 17 1 1020 9 window 600 f996d1b0dbdb113dbb4c6d82c6d4ea33"#]].assert_eq(&traces[0]);
 }
 
 proptest! {
@@ -568,7 +574,8 @@ impl Session {
             sum * (1.0 / (dim as f32).sqrt())
         };
         let start = self.window.map_or(0, |window| (position + 1).saturating_sub(window));
-        let scores: Vec<f32> = (0..=position).map(score).collect();
+        // What is outside the window is no number, should anything look at it.
+        let scores: Vec<f32> = (0..=position).map(|p| if p < start { f32::NAN } else { score(p) }).collect();
         let largest = scores[start..].iter().copied().filter(|score| !score.is_nan()).fold(f32::NEG_INFINITY, f32::max);
         let weights: Vec<f32> = scores.iter().map(|score| exp(score - largest)).collect();
         let mut denominator = 0.0;
@@ -637,8 +644,12 @@ fn outputs(set: InstructionSet) -> Vec<(String, Vec<u32>)> {
 /// The same of what came later: halves, biases, norms of heads, windows.
 fn younger_outputs(set: InstructionSet) -> Vec<(String, Vec<f32>)> {
     let mut outputs = Vec::new();
-    let rope =
-        Rope { dimensions: 64, pairs: RopePairs::Halves, base: 1_000_000.0, scaling: RopeScaling::Linear { factor: 4.0 } };
+    let rope = Rope {
+        dimensions: 64,
+        pairs: RopePairs::Halves,
+        base: 1_000_000.0,
+        scaling: RopeScaling::Linear { factor: 4.0 },
+    };
     let (mut angles, mut rows) = (Angles::default(), Noise(3).row(5 * 160));
     Rotation::new(&rope, None).append(1_000, 5, &mut angles);
     angles.rotate(set, 0, &mut rows, 160, 2, 80);
@@ -649,7 +660,9 @@ fn younger_outputs(set: InstructionSet) -> Vec<(String, Vec<f32>)> {
     let mut rows = Noise(8).row(100 * 40);
     normalise_in_place(set, &mut rows, &Noise(9).row(40), 1e-6);
     outputs.push(("norms of heads".to_owned(), rows));
-    for (heads, dim, group, first, count, window) in [(2, 64, 4, 530, 3, 100), (1, 8, 2, 0, 40, 9), (1, 17, 1, 1_020, 9, 600)] {
+    for (heads, dim, group, first, count, window) in
+        [(2, 64, 4, 530, 3, 100), (1, 8, 2, 0, 40, 9), (1, 17, 1, 1_020, 9, 600)]
+    {
         let session = Session::new(heads, dim, group, first + count, Extremes::None).seeing(Some(window));
         let out = session.attend(set, heads - 1, first, count, &mut Scratch::default());
         outputs.push((format!("attention {heads} {dim} {group} {first} {count} window {window}"), out));

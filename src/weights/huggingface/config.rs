@@ -206,7 +206,10 @@ mod tests {
         let qwen2 = of("Qwen2ForCausalLM", json!({"sliding_window": 16, "use_sliding_window": false})).unwrap();
         let qwen3 = of("Qwen3ForCausalLM", json!({"head_dim": 32, "attention_bias": false})).unwrap();
 
-        assert_eq!((llama.architecture, llama.window, llama.head_dim, llama.tied), (Architecture::Llama, None, 16, false));
+        assert_eq!(
+            (llama.architecture, llama.window, llama.head_dim, llama.tied),
+            (Architecture::Llama, None, 16, false)
+        );
         assert_eq!((llama.rope.pairs, llama.rope.dimensions, llama.rope.base), (RopePairs::Halves, 16, 10_000.0));
         assert_eq!((mistral.architecture, mistral.window), (Architecture::Llama, Some(16)));
         assert_eq!((qwen2.architecture, qwen2.window), (Architecture::Qwen2, None));
@@ -234,7 +237,10 @@ mod tests {
         let scaling = |more| read(more).unwrap().rope.scaling;
 
         assert_eq!(scaling(json!({"rope_scaling": llama3})), expected);
-        assert_eq!(scaling(json!({"rope_scaling": {"type": "linear", "factor": 2}})), RopeScaling::Linear { factor: 2.0 });
+        assert_eq!(
+            scaling(json!({"rope_scaling": {"type": "linear", "factor": 2}})),
+            RopeScaling::Linear { factor: 2.0 }
+        );
         let new = read(json!({"rope_parameters": {"rope_type": "default", "rope_theta": 500000.0}})).unwrap().rope;
         assert_eq!((new.base, new.scaling), (500_000.0, RopeScaling::None));
         for kind in ["yarn", "dynamic", "longrope"] {

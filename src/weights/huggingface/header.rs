@@ -245,7 +245,10 @@ mod tests {
 
     #[test]
     fn tensors_are_found_where_the_header_says() {
-        let file = file(r#"{"b":{"dtype":"F32","shape":[2,1],"data_offsets":[4,12]},"__metadata__":{"format":"pt"},"a":{"dtype":"BF16","shape":[2],"data_offsets":[0,4]}}"#, 12);
+        let file = file(
+            r#"{"b":{"dtype":"F32","shape":[2,1],"data_offsets":[4,12]},"__metadata__":{"format":"pt"},"a":{"dtype":"BF16","shape":[2],"data_offsets":[0,4]}}"#,
+            12,
+        );
 
         let mut rows = rows(&file).unwrap().into_iter();
         let (a, b) = (rows.next().unwrap(), rows.next().unwrap());

@@ -35,10 +35,9 @@ pub(super) fn open(folder: &Path) -> Result<ModelFiles, FolderError> {
         let files = open_one(&path, index.as_ref())?;
         match &mut joined {
             None => joined = Some(files),
-            Some(joined) => joined.append(files).map_err(|tensor| FolderError::Header {
-                path,
-                fault: HeaderError::Duplicate { tensor },
-            })?,
+            Some(joined) => joined
+                .append(files)
+                .map_err(|tensor| FolderError::Header { path, fault: HeaderError::Duplicate { tensor } })?,
         }
     }
     joined.ok_or_else(|| FolderError::NoWeights { folder: folder.to_owned() })

@@ -98,9 +98,9 @@ impl File {
         }
         let greedy = self.added_tokens.iter().find(|added| added.single_word || added.lstrip || added.rstrip);
         match greedy {
-            Some(Added { content, .. }) => {
-                Err(FolderError::tokenizer(format!("the token \"{content}\" that takes what is around it into account")))
-            }
+            Some(Added { content, .. }) => Err(FolderError::tokenizer(format!(
+                "the token \"{content}\" that takes what is around it into account"
+            ))),
             None => Ok(()),
         }
     }

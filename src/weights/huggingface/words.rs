@@ -34,13 +34,12 @@ pub(super) fn read(folder: &Path, config: &Object, count: u32) -> Result<Vocabul
     }
     let file = File::read(&folder.join(TOKENIZER))?;
     let settings = Object::read_if_there(&folder.join(TOKENIZER_CONFIG))?;
-    let words =
-        pipeline::words(file.normalizer.as_ref(), file.pre_tokenizer.as_ref(), file.model.ignore_merges)?;
+    let words = pipeline::words(file.normalizer.as_ref(), file.pre_tokenizer.as_ref(), file.model.ignore_merges)?;
     let (tokens, types) = tokens(&file, &words, count as usize)?;
     let beginning = beginning(&file, &settings, config, &tokens)?;
     let (scores, merges) = match &words {
         Words::Bytes { .. } => (Vec::new(), lines(&file.model.merges)?),
-        Words::Whole { .. } => (scores(&file.model.vocab, &file.model.merges, tokens.len())?, Vec::new()),
+        Words::Whole { .. } => (scores(&file.model.vocab, &file.model.merges, &types)?, Vec::new()),
     };
     Ok(Vocabulary {
         kind: match words {
@@ -152,7 +151,9 @@ fn ends(
     for file in [config, &generation] {
         match file.value("eos_token_id") {
             None => {}
-            Some(Value::Array(ids)) => ends.extend(ids.iter().map(|id| end(id, tokens.len())).collect::<Result<Vec<_>, _>>()?),
+            Some(Value::Array(ids)) => {
+                ends.extend(ids.iter().map(|id| end(id, tokens.len())).collect::<Result<Vec<_>, _>>()?)
+            }
             Some(id) => ends.extend([end(id, tokens.len())?]),
         }
     }
