@@ -34,11 +34,11 @@ use serde_json::Value;
 const FAMILIES: [&str; 4] = ["llama3", "mistral", "qwen2", "qwen3"];
 
 /// How far logits may be from those of transformers with keys and values in halves, relative to the largest: the rounding of f32 alone,
-/// and now and then a key that it makes the neighbouring half.
-const ROUNDING: f32 = 1e-3;
+/// and now and then a key that it makes the neighbouring half. About three times what was measured (3e-6 to 9e-5).
+const ROUNDING: f32 = 3e-4;
 
-/// The same without halves, of which our cache is made.
-const HALVES: f32 = 1e-2;
+/// The same without halves, of which our cache is made. About four times what was measured (3e-4 to 8e-4).
+const HALVES: f32 = 3e-3;
 
 #[test]
 fn logits_after_every_token_are_those_of_transformers() {
@@ -80,7 +80,7 @@ fn what_is_left_out_or_done_otherwise_is_seen() {
 
         let difference = difference(&model.logits(&shape, &[]), &model.reference("logits.f32"));
 
-        assert!(difference > 3.0 * HALVES, "{name} with {shape:?}: {difference:e}");
+        assert!(difference > 10.0 * HALVES, "{name} with {shape:?}: {difference:e}");
     }
 }
 
@@ -125,8 +125,11 @@ fn what_ends_a_generation_is_known() {
     }
 }
 
-/// Changes of shapes, each of which computes something else than the model says.
-fn changes() -> Vec<(&'static str, fn(&mut ModelShape))> {
+/// Makes a shape compute something else than the model says.
+type Change = fn(&mut ModelShape);
+
+/// Of which model each is.
+fn changes() -> Vec<(&'static str, Change)> {
     let interleave = |shape: &mut ModelShape| {
         shape.architecture = Architecture::Llama;
         shape.rope = Rope { pairs: RopePairs::Interleaved, ..shape.rope };

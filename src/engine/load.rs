@@ -63,6 +63,12 @@ impl Place for Memory {
     }
 }
 
+/// What makes queries, keys or values, in a place.
+type ProjectionOf<P> = Projection<<P as Place>::Matrix, <P as Place>::Norm, <P as Place>::Vector>;
+
+/// A block in a place.
+type BlockOf<P> = Block<<P as Place>::Matrix, <P as Place>::Norm, <P as Place>::Vector>;
+
 /// Blocks and head in a place.
 pub(super) type LayersOf<P> = Layers<<P as Place>::Matrix, <P as Place>::Norm, <P as Place>::Vector>;
 
@@ -129,7 +135,7 @@ impl<'a> Loader<'a> {
     }
 
     /// Transformer block `index`, from 0.
-    fn block<P: Place>(&mut self, place: &P, index: u16) -> Result<Block<P::Matrix, P::Norm, P::Vector>, LoadError> {
+    fn block<P: Place>(&mut self, place: &P, index: u16) -> Result<BlockOf<P>, LoadError> {
         let ModelShape { width, feed_forward, architecture, .. } = self.shape;
         let (query, kv) = (self.shape.heads * self.shape.head_dim, self.shape.kv_width());
         let name = |part: &str| format!("blk.{index}.{part}.weight");
@@ -156,7 +162,7 @@ impl<'a> Loader<'a> {
         name: String,
         rows: u32,
         head_norm: Option<String>,
-    ) -> Result<Projection<P::Matrix, P::Norm, P::Vector>, LoadError> {
+    ) -> Result<ProjectionOf<P>, LoadError> {
         let ModelShape { width, head_dim, architecture, .. } = self.shape;
         let bias = architecture.has_biases().then(|| name.replace(".weight", ".bias"));
         Ok(Projection {

@@ -79,10 +79,10 @@ fn open(part: u64, count: u64, path: &Path) -> Result<GgufFile, GgufError> {
 }
 
 fn broken(part: u64, count: u64, error: GgufError) -> GgufError {
-    match error {
-        GgufError::Io(source @ FileError { .. }) => GgufError::MissingPart { part, count, source },
-        error => GgufError::BadPart { part, count, source: Box::new(error) },
+    if let GgufError::Io(source) = error {
+        return GgufError::MissingPart { part, count, source };
     }
+    GgufError::BadPart { part, count, source: Box::new(error) }
 }
 
 #[cfg(test)]

@@ -101,10 +101,9 @@ fn class(config: &Object) -> Result<Class, ModelError> {
 
 fn refuse_foreign(config: &Object) -> Result<(), ModelError> {
     for (key, harmless, feature) in FOREIGN {
-        let is_harmless = config.value(key).is_none_or(|value| match value {
-            Value::Bool(flag) => !flag,
-            value => value.as_f64() == Some(harmless),
-        });
+        let is_harmless =
+            |value: &Value| value.as_bool() == Some(false) || value.as_f64().is_some_and(|number| number == harmless);
+        let is_harmless = config.value(key).is_none_or(is_harmless);
         if !is_harmless {
             return Err(ModelError::unsupported(format!("{feature} (\"{key}\")")));
         }

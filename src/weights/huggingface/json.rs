@@ -123,9 +123,8 @@ impl Object {
 
 /// A value for people.
 fn short(value: &Value) -> String {
-    match value {
-        Value::Array(_) => "a list".to_owned(),
-        Value::Object(_) => "an object".to_owned(),
-        value => value.to_string().chars().take(60).collect(),
+    if value.is_array() {
+        return "a list".to_owned();
     }
+    if value.is_object() { "an object".to_owned() } else { value.to_string().chars().take(60).collect() }
 }

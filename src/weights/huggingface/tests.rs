@@ -127,7 +127,7 @@ fn weights_that_are_cut_off_or_stored_otherwise_are_refused() {
     fs::write(&path, &bytes[..bytes.len() - 1]).unwrap();
     let path = other.path().join("model.safetensors");
     fs::write(&path, String::from_utf8_lossy(&bytes[..8]).into_owned()).unwrap();
-    let mut stored = bytes.clone();
+    let mut stored = bytes;
     let place = stored.windows(5).position(|window| window == b"\"F32\"").unwrap();
     stored[place + 1] = b'I';
 
