@@ -47,6 +47,7 @@ mod exact;
 /// What the model in f64 is told of shapes.
 mod shape {
     pub(crate) use brigade::shape::ModelShape;
+    pub(crate) use brigade::shape::RopePairs;
     pub(crate) use brigade::shape::RopeScaling;
 }
 

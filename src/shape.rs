@@ -11,16 +11,40 @@ use crate::units::UnitRange;
 /// A family of models that the engine can run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Architecture {
-    /// Llama 1 to 3.x and everything of the same form.
+    /// Llama 1 to 3.x, Mistral, and everything of the same form.
     Llama,
+    /// Qwen 2 and 2.5: queries, keys and values have biases.
+    Qwen2,
+    /// Qwen 3: every head of queries and keys is normalised before it is rotated.
+    Qwen3,
 }
 
 impl Architecture {
+    /// Every family.
+    pub const ALL: [Self; 3] = [Self::Llama, Self::Qwen2, Self::Qwen3];
+
     /// The name that GGUF's `general.architecture` uses.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Llama => "llama",
+            Self::Qwen2 => "qwen2",
+            Self::Qwen3 => "qwen3",
         }
+    }
+
+    /// Whether biases are added to queries, keys and values.
+    pub const fn has_biases(self) -> bool {
+        matches!(self, Self::Qwen2)
+    }
+
+    /// Whether every head of queries and keys is normalised before it is rotated.
+    pub const fn normalises_heads(self) -> bool {
+        matches!(self, Self::Qwen3)
+    }
+
+    /// Whether models of the family may rotate such pairs: GGUF's `llama` files interleave what everybody else halves.
+    pub const fn rotates(self, pairs: RopePairs) -> bool {
+        matches!((self, pairs), (_, RopePairs::Halves) | (Self::Llama, RopePairs::Interleaved))
     }
 }
 
@@ -45,10 +69,8 @@ impl FromStr for Architecture {
     type Err = UnknownName;
 
     fn from_str(text: &str) -> Result<Self, UnknownName> {
-        match text {
-            "llama" => Ok(Self::Llama),
-            _ => Err(UnknownName { kind: "architecture", got: text.to_owned() }),
-        }
+        let named = Self::ALL.into_iter().find(|architecture| architecture.name() == text);
+        named.ok_or_else(|| UnknownName { kind: "architecture", got: text.to_owned() })
     }
 }
 
@@ -178,11 +200,22 @@ pub enum RopeScaling {
     Tensor,
 }
 
-/// The rotary position embedding, on interleaved pairs as GGUF's `llama` files have them.
+/// Which two of a head's D rotated dimensions turn together as pair i.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum RopePairs {
+    /// 2i and 2i + 1: GGUF's `llama` files, whose query and key matrices were reordered so.
+    Interleaved,
+    /// i and i + D/2: every other GGUF, and the files of Hugging Face.
+    Halves,
+}
+
+/// The rotary position embedding.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Rope {
     /// How many of a head's dimensions are rotated, even.
     pub dimensions: u32,
+    /// Which of them turn together.
+    pub pairs: RopePairs,
     /// The base of the frequencies.
     pub base: f32,
     /// How the frequencies are stretched.
@@ -210,6 +243,8 @@ pub struct ModelShape {
     pub vocab: u32,
     /// Positions that a session may have.
     pub context: u32,
+    /// If a position sees only so many: itself and the ones just before it. Below `context`, for else it limits nothing.
+    pub window: Option<u32>,
     /// The epsilon of the root-mean-square norms.
     pub norm_eps: f32,
     /// The rotary embedding.
@@ -276,7 +311,7 @@ impl ModelShape {
     /// parameters per position, plus attention over all earlier positions, in whole MFLOP rounded up.
     ///
     /// Source: the usual count of two operations per parameter and position; attention adds
-    /// `4 × heads × head_dim` per earlier position and block (scores and weighted sum).
+    /// `4 × heads × head_dim` per position seen and block (scores and weighted sum).
     pub fn work(&self, range: UnitRange, first: Position, count: Position) -> Mflop {
         let (width, count, first) = (u128::from(self.width), u128::from(count.0), u128::from(first.0));
         let query = u128::from(self.heads) * u128::from(self.head_dim);
@@ -284,7 +319,10 @@ impl ModelShape {
         let block = attention_weights + 3 * width * u128::from(self.feed_forward);
         let head = if range.contains(self.head_unit()) { width * u128::from(self.vocab) } else { 0 };
         let blocks = u128::from(self.blocks_in(range));
-        let seen = count * first + count * (count + 1) / 2;
+        let window = self.window.map_or(u128::MAX, u128::from);
+        // Those that see all positions up to their own, and the rest, which see a whole window.
+        let all = window.saturating_sub(first).min(count);
+        let seen = all * first + all * (all + 1) / 2 + (count - all).checked_mul(window).unwrap_or_default();
         let flop = 2 * (blocks * block + head) * count + 4 * blocks * query * seen;
         Mflop(u64::try_from(flop.div_ceil(1_000_000)).unwrap_or(u64::MAX))
     }
@@ -305,10 +343,33 @@ mod tests {
             feed_forward: 172,
             vocab: 512,
             context: 512,
+            window: None,
             norm_eps: 1e-5,
-            rope: Rope { dimensions: 8, base: 10_000.0, scaling: RopeScaling::None },
+            rope: Rope { dimensions: 8, pairs: RopePairs::Interleaved, base: 10_000.0, scaling: RopeScaling::None },
             tied: true,
         }
+    }
+
+    #[test]
+    fn a_window_limits_the_work_of_positions_beyond_it_only() {
+        let whole = UnitRange::new(0, 7).unwrap();
+        let (all, windowed) = (stories260k(), ModelShape { window: Some(100), ..stories260k() });
+        let work = |shape: &ModelShape, first, count| shape.work(whole, Position(first), Position(count)).0;
+        let large = |shape: ModelShape| ModelShape { heads: 1 << 12, head_dim: 1 << 12, ..shape };
+        let by_one = |shape: &ModelShape| (0..200).map(|first| work(shape, first, 1)).sum::<u64>();
+
+        assert_eq!(work(&windowed, 0, 100), work(&all, 0, 100));
+        assert_eq!(work(&large(windowed), 150, 1), work(&large(windowed), 99, 1));
+        assert!(work(&large(windowed), 0, 200) < work(&large(all), 0, 200));
+        assert!(by_one(&large(windowed)).abs_diff(work(&large(windowed), 0, 200)) <= 200);
+    }
+
+    #[test]
+    fn every_architecture_has_one_name() {
+        for architecture in Architecture::ALL {
+            assert_eq!(architecture.name().parse(), Ok(architecture));
+        }
+        assert!("mistral".parse::<Architecture>().is_err(), "its files say llama");
     }
 
     #[test]

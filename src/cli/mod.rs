@@ -70,9 +70,9 @@ enum Command {
     Chat(Box<GenerateArgs>),
     /// See it work: four peers on this machine, a small model split over three of them, a prompt from the fourth.
     Demo(DemoArgs),
-    /// Add a GGUF file to the models that this peer can serve.
+    /// Add a GGUF file or a folder of safetensors to the models that this peer can serve.
     Import {
-        /// The file.
+        /// The file, the first of several parts of one, or the folder.
         file: PathBuf,
         /// Print a JSON object: id, title, architecture, units, bytes, quantisation.
         #[arg(long)]

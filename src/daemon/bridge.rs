@@ -29,6 +29,7 @@ use crate::node::io::StepWanted;
 use crate::sampling::History;
 use crate::shape::ModelShape;
 use crate::units::UnitRange;
+use crate::weights::files::ModelFiles;
 use crate::weights::gguf::GgufFile;
 use crate::weights::lookup::Weights;
 use crate::wire::control::TailOffer;
@@ -245,11 +246,22 @@ impl TensorSource for Weights {
     }
 }
 
-/// A GGUF file as the engine reads it.
-impl TensorSource for GgufFile {
+/// A model's files as the engine reads them.
+impl TensorSource for ModelFiles {
     fn tensor(&self, name: &str) -> Option<TensorData<'_>> {
         let view = Self::tensor(self, name)?;
         Some(TensorData { format: view.format, dimensions: view.dimensions.to_vec(), bytes: view.bytes })
+    }
+
+    fn release(&self, name: &str, bytes: Range<usize>) {
+        Self::release(self, name, bytes);
+    }
+}
+
+/// The same of a GGUF file.
+impl TensorSource for GgufFile {
+    fn tensor(&self, name: &str) -> Option<TensorData<'_>> {
+        TensorSource::tensor(self.files(), name)
     }
 
     fn release(&self, name: &str, bytes: Range<usize>) {

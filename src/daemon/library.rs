@@ -93,7 +93,7 @@ impl Library {
         Ok(Self { shelf, last_blob: Arc::default(), tensors, giving: Arc::new(Giving::new(weights, allowed)) })
     }
 
-    /// Adds a GGUF file. Takes as long as hashing it.
+    /// Adds a GGUF file or a folder of safetensors. Takes as long as hashing it.
     pub(super) fn import(&self, path: &Path) -> Result<Imported, CatalogueError> {
         let mut reported = 0;
         self.shelf().catalogue.import(path, |progress| {

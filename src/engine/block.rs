@@ -12,6 +12,7 @@ use crate::engine::canonical::exponential::Gate;
 use crate::engine::canonical::exponential::gate_in_place;
 use crate::engine::canonical::norm::add;
 use crate::engine::canonical::norm::normalise;
+use crate::engine::canonical::norm::normalise_in_place;
 use crate::engine::canonical::simd::InstructionSet;
 use crate::engine::matrix::Matrix;
 use crate::engine::matrix::Rounded;
@@ -36,15 +37,30 @@ impl Norm {
             normalise(set, &input[row * width..(row + 1) * width], &self.weight, self.epsilon, output);
         });
     }
+
+    /// Normalises rows in place.
+    fn apply_in_place(&self, set: InstructionSet, rows: &mut [f32]) {
+        normalise_in_place(set, rows, &self.weight, self.epsilon);
+    }
 }
 
-/// The weights of a block of the Llama family, as a kind of stage keeps them.
+/// A matrix and what is done to its products before they are rotated, where the family does it.
 #[derive(Debug)]
-pub(super) struct Block<M = Matrix, N = Norm> {
+pub(super) struct Projection<M = Matrix, N = Norm, V = Vec<f32>> {
+    pub(super) matrix: M,
+    /// Added to each row.
+    pub(super) bias: Option<V>,
+    /// Over each head of a row, after the bias.
+    pub(super) head_norm: Option<N>,
+}
+
+/// The weights of a block, as a kind of stage keeps them.
+#[derive(Debug)]
+pub(super) struct Block<M = Matrix, N = Norm, V = Vec<f32>> {
     pub(super) attention_norm: N,
-    pub(super) query: M,
-    pub(super) key: M,
-    pub(super) value: M,
+    pub(super) query: Projection<M, N, V>,
+    pub(super) key: Projection<M, N, V>,
+    pub(super) value: Projection<M, N, V>,
     pub(super) output: M,
     pub(super) feed_norm: N,
     pub(super) gate: M,
@@ -54,9 +70,9 @@ pub(super) struct Block<M = Matrix, N = Norm> {
 
 /// What a stage computes with beside the embedding, as a kind of stage keeps it.
 #[derive(Debug)]
-pub(super) struct Layers<M = Matrix, N = Norm> {
+pub(super) struct Layers<M = Matrix, N = Norm, V = Vec<f32>> {
     /// The blocks of the range, ascending.
-    pub(super) blocks: Vec<Block<M, N>>,
+    pub(super) blocks: Vec<Block<M, N, V>>,
     /// If the range ends the model.
     pub(super) head: Option<Head<M, N>>,
 }
@@ -78,7 +94,9 @@ impl Block {
         let Buffers { hidden, normed, rounded, queries, keys, values, .. } = pass.buffers;
         self.attention_norm.apply(pass.pool, pass.set, hidden, normed);
         let products = [(&self.query, queries), (&self.key, keys), (&self.value, values)];
+        let products = products.map(|(projection, output)| (&projection.matrix, output));
         multiply(pass.pool, pass.set, rounded, normed, products);
+        self.finish(pass);
         remember(pass, index);
         attend_all(pass, index);
 
@@ -91,18 +109,43 @@ impl Block {
         multiply(pass.pool, pass.set, rounded, gate, [(&self.down, projected)]);
         add_to(pass.pool, pass.set, hidden, projected);
     }
+
+    /// Makes queries, keys and values of the products: biases, norms of heads, rotation.
+    fn finish(&self, pass: &mut Pass<'_, '_>) {
+        let (heads, set) = (pass.heads, pass.set);
+        let Buffers { angles, queries, keys, values, .. } = pass.buffers;
+        let (query, kv, work) = (heads.query * heads.dim, heads.kv * heads.dim, queries.len());
+        pass.pool.for_each_chunk(queries, query, work, |row, query| {
+            self.query.finish(set, query);
+            angles.rotate(set, row, query, query.len(), heads.query, heads.dim);
+        });
+        pass.pool.for_each_chunk(keys, kv, work, |row, key| {
+            self.key.finish(set, key);
+            angles.rotate(set, row, key, key.len(), heads.kv, heads.dim);
+        });
+        if self.value.bias.is_some() {
+            pass.pool.for_each_chunk(values, kv, work, |_, value| self.value.finish(set, value));
+        }
+    }
 }
 
-/// Rotates queries and keys, and writes keys and values into the caches of their sessions.
+impl Projection {
+    /// Adds the bias to a row, and normalises its heads.
+    fn finish(&self, set: InstructionSet, row: &mut [f32]) {
+        if let Some(bias) = &self.bias {
+            add(set, row, bias);
+        }
+        if let Some(norm) = &self.head_norm {
+            norm.apply_in_place(set, row);
+        }
+    }
+}
+
+/// Writes keys and values into the caches of their sessions.
 fn remember(pass: &mut Pass<'_, '_>, index: usize) {
     let (heads, set) = (pass.heads, pass.set);
-    let Buffers { angles, queries, keys, values, .. } = pass.buffers;
-    let (query, kv) = (heads.query * heads.dim, heads.kv * heads.dim);
-    let work = queries.len();
-    pass.pool.for_each_chunk(queries, query, work, |row, query| {
-        angles.rotate(set, row, query, query.len(), heads.query, heads.dim)
-    });
-    pass.pool.for_each_chunk(keys, kv, work, |row, key| angles.rotate(set, row, key, key.len(), heads.kv, heads.dim));
+    let Buffers { keys, values, .. } = pass.buffers;
+    let kv = heads.kv * heads.dim;
     for segment in &pass.layout.segments {
         let keys = Rows { elements: &keys[segment.elements(kv)], stride: kv };
         let values = Rows { elements: &values[segment.elements(kv)], stride: kv };
@@ -115,7 +158,10 @@ fn remember(pass: &mut Pass<'_, '_>, index: usize) {
 fn attend_all(pass: &mut Pass<'_, '_>, index: usize) {
     let (heads, set) = (pass.heads, pass.set);
     let (layout, steps) = (pass.layout, &*pass.steps);
-    let seen = |segment: &Segment| segment.rows().len() * (segment.first + segment.rows().len());
+    let seen = |segment: &Segment| {
+        let end = segment.first + segment.rows().len();
+        segment.rows().len() * (end - heads.first_seen(segment.first))
+    };
     let seen: usize = layout.segments.iter().map(seen).sum();
     let (width, part) = (heads.query * heads.dim, heads.group() * heads.dim);
     let rows = layout.cuts.windows(2).map(|cut| cut[1] - cut[0]).max().unwrap_or(0);
@@ -130,6 +176,7 @@ fn attend_all(pass: &mut Pass<'_, '_>, index: usize) {
             cache: steps[segment.step].session.cached(index),
             kv_head: column / part,
             group: heads.group(),
+            window: heads.window,
             first: segment.first + rows.start - segment.start,
             queries: Rows {
                 elements: &queries[rows.start * width + column..(rows.end - 1) * width + column + part],

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use half::f16;
 
 use crate::shape::ModelShape;
+use crate::shape::RopePairs;
 use crate::shape::RopeScaling;
 
 /// The matrices and vectors of a model by name, row-major.
@@ -28,14 +29,31 @@ pub(super) fn logits(shape: &ModelShape, tensors: &Tensors, tokens: &[u32]) -> V
 fn run_block(shape: &ModelShape, tensors: &Tensors, block: u16, hidden: &mut [Vec<f64>]) {
     let part = |name: &str| &tensors[&format!("blk.{block}.{name}.weight")];
     let inputs: Vec<Vec<f64>> = hidden.iter().map(|row| normalise(row, part("attn_norm"), shape.norm_eps)).collect();
+    let projected = |name: &str, row: &[f64]| {
+        let mut output = product(part(name), row);
+        if shape.architecture.has_biases() {
+            add(&mut output, tensors[&format!("blk.{block}.{name}.bias")].clone());
+        }
+        output
+    };
     let rotated = |name: &str| -> Vec<Vec<f64>> {
-        inputs.iter().enumerate().map(|(at, row)| rotate(shape, at, product(part(name), row))).collect()
+        let turn = |(at, row): (usize, &Vec<f64>)| {
+            let mut output = projected(name, row);
+            if shape.architecture.normalises_heads() {
+                let heads = output.chunks_exact(shape.head_dim as usize);
+                output =
+                    heads.flat_map(|head| normalise(head, part(&format!("{name}_norm")), shape.norm_eps)).collect();
+            }
+            rotate(shape, at, output)
+        };
+        inputs.iter().enumerate().map(turn).collect()
     };
     let (queries, mut keys) = (rotated("attn_q"), rotated("attn_k"));
-    let mut values: Vec<Vec<f64>> = inputs.iter().map(|row| product(part("attn_v"), row)).collect();
+    let mut values: Vec<Vec<f64>> = inputs.iter().map(|row| projected("attn_v", row)).collect();
     keys.iter_mut().chain(&mut values).flatten().for_each(|value| *value = f16::from_f64(*value).to_f64());
     for (at, row) in hidden.iter_mut().enumerate() {
-        let attended = attend(shape, &queries[at], &keys[..=at], &values[..=at]);
+        let first = shape.window.map_or(0, |window| (at + 1).saturating_sub(window as usize));
+        let attended = attend(shape, &queries[at], &keys[first..=at], &values[first..=at]);
         add(row, product(part("attn_output"), &attended));
         let input = normalise(row, part("ffn_norm"), shape.norm_eps);
         let (gate, up) = (product(part("ffn_gate"), &input), product(part("ffn_up"), &input));
@@ -61,9 +79,15 @@ fn normalise(row: &[f64], weight: &[f64], epsilon: f32) -> Vec<f64> {
 /// Turns the pairs of each head at position `at`.
 fn rotate(shape: &ModelShape, at: usize, mut row: Vec<f64>) -> Vec<f64> {
     for head in row.chunks_exact_mut(shape.head_dim as usize) {
-        for (pair, values) in head[..shape.rope.dimensions as usize].chunks_exact_mut(2).enumerate() {
+        let pairs = shape.rope.dimensions as usize / 2;
+        for pair in 0..pairs {
             let (sin, cos) = (at as f64 * frequency(shape, pair)).sin_cos();
-            (values[0], values[1]) = (values[0] * cos - values[1] * sin, values[0] * sin + values[1] * cos);
+            let [one, other] = match shape.rope.pairs {
+                RopePairs::Interleaved => [2 * pair, 2 * pair + 1],
+                RopePairs::Halves => [pair, pair + pairs],
+            };
+            let (a, b) = (head[one], head[other]);
+            (head[one], head[other]) = (a * cos - b * sin, a * sin + b * cos);
         }
     }
     row

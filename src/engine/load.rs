@@ -7,6 +7,7 @@ use crate::engine::block::Block;
 use crate::engine::block::Head;
 use crate::engine::block::Layers;
 use crate::engine::block::Norm;
+use crate::engine::block::Projection;
 use crate::engine::error::LoadError;
 use crate::engine::matrix::Matrix;
 use crate::engine::pool::Pool;
@@ -26,13 +27,18 @@ pub(super) trait Place {
     type Matrix;
     /// A norm there.
     type Norm;
+    /// A vector there.
+    type Vector;
 
     /// Brings the matrix of that name, which maps `columns` elements to `rows`.
     fn matrix(&self, loader: &mut Loader<'_>, name: String, columns: u32, rows: u32)
     -> Result<Self::Matrix, LoadError>;
 
-    /// Brings the norm of that name, over the model's width.
-    fn norm(&self, loader: &mut Loader<'_>, name: String) -> Result<Self::Norm, LoadError>;
+    /// Brings the norm of that name, over so many elements.
+    fn norm(&self, loader: &mut Loader<'_>, name: String, length: u32) -> Result<Self::Norm, LoadError>;
+
+    /// Brings the vector of that name.
+    fn vector(&self, loader: &mut Loader<'_>, name: String, length: u32) -> Result<Self::Vector, LoadError>;
 }
 
 /// The processor's memory, repacked for canonical arithmetic.
@@ -42,15 +48,29 @@ pub(super) struct Memory;
 impl Place for Memory {
     type Matrix = Matrix;
     type Norm = Norm;
+    type Vector = Vec<f32>;
 
     fn matrix(&self, loader: &mut Loader<'_>, name: String, columns: u32, rows: u32) -> Result<Matrix, LoadError> {
         loader.matrix(name, columns, rows)
     }
 
-    fn norm(&self, loader: &mut Loader<'_>, name: String) -> Result<Norm, LoadError> {
-        Ok(Norm { weight: loader.vector(name, loader.shape.width)?, epsilon: loader.shape.norm_eps })
+    fn norm(&self, loader: &mut Loader<'_>, name: String, length: u32) -> Result<Norm, LoadError> {
+        Ok(Norm { weight: loader.vector(name, length)?, epsilon: loader.shape.norm_eps })
+    }
+
+    fn vector(&self, loader: &mut Loader<'_>, name: String, length: u32) -> Result<Vec<f32>, LoadError> {
+        loader.vector(name, length)
     }
 }
+
+/// What makes queries, keys or values, in a place.
+type ProjectionOf<P> = Projection<<P as Place>::Matrix, <P as Place>::Norm, <P as Place>::Vector>;
+
+/// A block in a place.
+type BlockOf<P> = Block<<P as Place>::Matrix, <P as Place>::Norm, <P as Place>::Vector>;
+
+/// Blocks and head in a place.
+pub(super) type LayersOf<P> = Layers<<P as Place>::Matrix, <P as Place>::Norm, <P as Place>::Vector>;
 
 /// Reads tensors of one model and counts their bytes.
 pub(super) struct Loader<'a> {
@@ -92,7 +112,7 @@ impl<'a> Loader<'a> {
         place: &P,
         range: UnitRange,
         embedding: Option<&Arc<P::Matrix>>,
-    ) -> Result<Layers<P::Matrix, P::Norm>, LoadError> {
+    ) -> Result<LayersOf<P>, LoadError> {
         let blocks = range.start().max(1)..range.end().min(self.shape.head_unit());
         let blocks = blocks.map(|unit| self.block(place, unit - 1)).collect::<Result<_, _>>()?;
         let head = range.contains(self.shape.head_unit()).then(|| self.head(place, embedding)).transpose()?;
@@ -105,7 +125,7 @@ impl<'a> Loader<'a> {
         place: &P,
         embedding: Option<&Arc<P::Matrix>>,
     ) -> Result<Head<P::Matrix, P::Norm>, LoadError> {
-        let norm = place.norm(self, "output_norm.weight".to_owned())?;
+        let norm = place.norm(self, "output_norm.weight".to_owned(), self.shape.width)?;
         let output = match embedding {
             Some(embedding) if self.shape.tied => Arc::clone(embedding),
             None if self.shape.tied => self.embedding(place)?,
@@ -115,20 +135,40 @@ impl<'a> Loader<'a> {
     }
 
     /// Transformer block `index`, from 0.
-    fn block<P: Place>(&mut self, place: &P, index: u16) -> Result<Block<P::Matrix, P::Norm>, LoadError> {
-        let ModelShape { width, feed_forward, .. } = self.shape;
+    fn block<P: Place>(&mut self, place: &P, index: u16) -> Result<BlockOf<P>, LoadError> {
+        let ModelShape { width, feed_forward, architecture, .. } = self.shape;
         let (query, kv) = (self.shape.heads * self.shape.head_dim, self.shape.kv_width());
         let name = |part: &str| format!("blk.{index}.{part}.weight");
+        let normed = architecture.normalises_heads();
         Ok(Block {
-            attention_norm: place.norm(self, name("attn_norm"))?,
-            query: place.matrix(self, name("attn_q"), width, query)?,
-            key: place.matrix(self, name("attn_k"), width, kv)?,
-            value: place.matrix(self, name("attn_v"), width, kv)?,
+            attention_norm: place.norm(self, name("attn_norm"), width)?,
+            query: self.projection(place, name("attn_q"), query, normed.then(|| name("attn_q_norm")))?,
+            key: self.projection(place, name("attn_k"), kv, normed.then(|| name("attn_k_norm")))?,
+            value: self.projection(place, name("attn_v"), kv, None)?,
             output: place.matrix(self, name("attn_output"), query, width)?,
-            feed_norm: place.norm(self, name("ffn_norm"))?,
+            feed_norm: place.norm(self, name("ffn_norm"), width)?,
             gate: place.matrix(self, name("ffn_gate"), width, feed_forward)?,
             up: place.matrix(self, name("ffn_up"), width, feed_forward)?,
             down: place.matrix(self, name("ffn_down"), feed_forward, width)?,
+        })
+    }
+
+    /// What makes queries, keys or values out of a hidden state.
+    ///
+    /// - `head_norm`: the name of the norm over each head, if there is one
+    fn projection<P: Place>(
+        &mut self,
+        place: &P,
+        name: String,
+        rows: u32,
+        head_norm: Option<String>,
+    ) -> Result<ProjectionOf<P>, LoadError> {
+        let ModelShape { width, head_dim, architecture, .. } = self.shape;
+        let bias = architecture.has_biases().then(|| name.replace(".weight", ".bias"));
+        Ok(Projection {
+            matrix: place.matrix(self, name, width, rows)?,
+            bias: bias.map(|name| place.vector(self, name, rows)).transpose()?,
+            head_norm: head_norm.map(|name| place.norm(self, name, head_dim)).transpose()?,
         })
     }
 
@@ -214,6 +254,12 @@ fn check(shape: &ModelShape) -> Result<(), LoadError> {
     }
     if u64::from(shape.heads) * u64::from(shape.head_dim) > 1 << 24 {
         return refuse("the heads together are above 2^24 elements");
+    }
+    if shape.window == Some(0) {
+        return refuse("no position sees even itself");
+    }
+    if !shape.architecture.rotates(shape.rope.pairs) {
+        return refuse("the family does not rotate such pairs");
     }
     if !(shape.norm_eps.is_finite() && shape.norm_eps >= 0.0) {
         return refuse("the epsilon of the norms is negative or not finite");

@@ -201,8 +201,9 @@ impl StageModel {
     }
 
     fn heads(&self) -> Heads {
-        let ModelShape { heads, kv_heads, head_dim, .. } = self.shape;
-        Heads { query: heads as usize, kv: kv_heads as usize, dim: head_dim as usize }
+        let ModelShape { heads, kv_heads, head_dim, window, .. } = self.shape;
+        let window = window.map(|window| window as usize);
+        Heads { query: heads as usize, kv: kv_heads as usize, dim: head_dim as usize, window }
     }
 }
 

@@ -37,6 +37,7 @@ use crate::ids::Token;
 use crate::shape::Architecture;
 use crate::shape::ModelShape;
 use crate::shape::Rope;
+use crate::shape::RopePairs;
 use crate::shape::RopeScaling;
 use crate::shape::WeightFormat;
 use crate::shape::WireDtype;
@@ -127,6 +128,69 @@ fn odd_widths_agree_with_candle_transformers() {
         let exact = exact::logits(&shape, &weights.exact(), &PROMPT);
         let difference = relative_difference(&ours, &exact[PROMPT.len() - 1]);
         assert!(difference <= ROUNDING, "{format}: {difference} from f64");
+    }
+}
+
+#[test]
+fn every_family_agrees_with_f64() {
+    for (name, shape) in families() {
+        let weights = RandomWeights::new(&shape, WeightFormat::F32, 11);
+
+        let ours = Unsplit::new(&shape, &weights).logits(&PROMPT);
+
+        let exact = exact::logits(&shape, &weights.exact(), &PROMPT);
+        let difference = relative_difference(&ours, &exact[PROMPT.len() - 1]);
+        assert!(difference <= ROUNDING, "{name}: {difference}");
+    }
+}
+
+#[test]
+fn what_a_family_computes_beside_llama_is_seen() {
+    for (name, shape) in families() {
+        let weights = RandomWeights::new(&shape, WeightFormat::F32, 11);
+        let plain = ModelShape { architecture: Architecture::Llama, window: None, ..shape };
+        let interleaved = ModelShape { rope: Rope { pairs: RopePairs::Interleaved, ..shape.rope }, ..plain };
+
+        let ours = Unsplit::new(&shape, &weights).logits(&PROMPT);
+
+        if shape != plain {
+            let without = Unsplit::new(&plain, &weights).logits(&PROMPT);
+            assert!(relative_difference(&ours, &without) > 100.0 * ROUNDING, "{name}");
+        }
+        let turned = Unsplit::new(&interleaved, &weights).logits(&PROMPT);
+        assert!(relative_difference(&ours, &turned) > 100.0 * ROUNDING, "{name}");
+    }
+}
+
+#[test]
+fn every_cut_and_chunk_of_every_family_equals_the_unsplit_model_bit_for_bit() {
+    for (name, shape) in families() {
+        for format in [WeightFormat::F32, WeightFormat::Q8_0] {
+            let weights = RandomWeights::new(&shape, format, 5);
+            let expected = Unsplit::new(&shape, &weights).logits(&PROMPT);
+
+            for cut in 1..shape.units() {
+                let logits = Split::new(&shape, &weights, &[cut]).logits(&PROMPT);
+                assert_eq!(bits(&logits), bits(&expected), "{name}, {format} cut at {cut}");
+            }
+            for chunk in [1, 2, 3, 7] {
+                let mut model = Unsplit::new(&shape, &weights);
+                let logits = PROMPT.chunks(chunk).map(|tokens| model.logits(tokens)).last().unwrap();
+                assert_eq!(bits(&logits), bits(&expected), "{name}, {format} in chunks of {chunk}");
+            }
+        }
+    }
+}
+
+#[test]
+fn shapes_that_no_family_has_are_refused() {
+    let interleaved = ModelShape { architecture: Architecture::Qwen2, ..small() };
+    let blind = ModelShape { window: Some(0), ..small() };
+    let weights = RandomWeights::new(&interleaved, WeightFormat::F32, 5);
+
+    for shape in [interleaved, blind] {
+        let error = StageModel::load(shape, range(0, 6), &weights, &mut |_| {}).unwrap_err();
+        assert!(matches!(error, LoadError::BadShape { .. }), "{error}");
     }
 }
 
@@ -395,8 +459,9 @@ pub(super) fn small() -> ModelShape {
         feed_forward: 96,
         vocab: 100,
         context: 512,
+        window: None,
         norm_eps: 1e-5,
-        rope: Rope { dimensions: 8, base: 10_000.0, scaling: RopeScaling::None },
+        rope: Rope { dimensions: 8, pairs: RopePairs::Interleaved, base: 10_000.0, scaling: RopeScaling::None },
         tied: false,
     }
 }
@@ -419,6 +484,21 @@ pub(super) fn wide() -> ModelShape {
 /// The widths of stories260K.
 pub(super) fn odd() -> ModelShape {
     ModelShape { blocks: 3, width: 64, heads: 8, kv_heads: 4, head_dim: 8, feed_forward: 172, ..small() }
+}
+
+/// A small shape of everything that is not plain Llama.
+pub(super) fn families() -> [(&'static str, ModelShape); 5] {
+    let halves = Rope { pairs: RopePairs::Halves, ..small().rope };
+    let llama = ModelShape { rope: halves, ..small() };
+    let of = |architecture| ModelShape { architecture, ..llama };
+    [
+        ("halves", llama),
+        ("a window", ModelShape { window: Some(4), ..llama }),
+        ("qwen2", ModelShape { tied: true, ..of(Architecture::Qwen2) }),
+        // Heads that together are wider than the hidden state.
+        ("qwen3", ModelShape { head_dim: 24, rope: Rope { dimensions: 24, ..halves }, ..of(Architecture::Qwen3) }),
+        ("qwen3 and a window", ModelShape { window: Some(1), ..of(Architecture::Qwen3) }),
+    ]
 }
 
 pub(super) fn range(start: u16, end: u16) -> UnitRange {
@@ -576,8 +656,27 @@ impl RandomWeights {
             }
             norm(&mut weights, format!("blk.{block}.attn_norm.weight"));
             norm(&mut weights, format!("blk.{block}.ffn_norm.weight"));
+            weights.insert_own_parts(shape, block);
         }
         weights
+    }
+
+    /// What only blocks of the shape's family have.
+    fn insert_own_parts(&mut self, shape: &ModelShape, block: u16) {
+        let (query, kv) = (shape.heads * shape.head_dim, shape.kv_width());
+        let mut insert = |part: &str, length: u32| {
+            let values = (0..length).map(|index| 0.5 + ((index * 7 + u32::from(block)) % 11) as f32 / 8.0).collect();
+            self.insert(&format!("blk.{block}.{part}"), &[length], values, WeightFormat::F32);
+        };
+        if shape.architecture.has_biases() {
+            insert("attn_q.bias", query);
+            insert("attn_k.bias", kv);
+            insert("attn_v.bias", kv);
+        }
+        if shape.architecture.normalises_heads() {
+            insert("attn_q_norm.weight", shape.head_dim);
+            insert("attn_k_norm.weight", shape.head_dim);
+        }
     }
 
     pub(super) fn insert(&mut self, name: &str, dimensions: &[u32], values: Vec<f32>, format: WeightFormat) {

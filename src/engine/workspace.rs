@@ -230,18 +230,25 @@ impl Buffers {
     }
 }
 
-/// The heads of a model.
+/// The heads of a model, and how far back they see.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Heads {
     pub(super) query: usize,
     pub(super) kv: usize,
     pub(super) dim: usize,
+    /// Positions that each sees at most, its own and those before.
+    pub(super) window: Option<usize>,
 }
 
 impl Heads {
     /// Query heads that share one key/value head.
     pub(super) fn group(self) -> usize {
         self.query / self.kv
+    }
+
+    /// The first position that is seen from `position`.
+    pub(super) fn first_seen(self, position: usize) -> usize {
+        self.window.map_or(0, |window| (position + 1).saturating_sub(window))
     }
 }
 

@@ -45,6 +45,7 @@ impl BytePairs {
 
     /// Appends the tokens of `text`. A byte that is no token becomes the unknown token, or else nothing.
     pub(super) fn encode(&self, text: &str, tokens: &mut Vec<u32>) {
+        let text = &*self.splitter.normalise(text);
         for word in self.splitter.split(text) {
             let word = &text.as_bytes()[word];
             if self.splitter.takes_whole_words()

@@ -1,8 +1,8 @@
 //! Which models this data directory knows, and where their weights lie.
 //!
 //! `models.json` is a small table; manifests and vocabularies are blobs. A file of weights is hashed when it is
-//! imported; from
-//! then on its length and time of change say whether it is still the same.
+//! imported; from then on its length and time of change say whether it is still the same. A model may lie in several
+//! files, which then all have to be.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -16,15 +16,23 @@ use thiserror::Error;
 use crate::amounts::Bytes;
 use crate::ids::BlobHash;
 use crate::ids::ModelId;
+use crate::shape::ModelShape;
 use crate::weights::blobs::BlobError;
 use crate::weights::blobs::Blobs;
+use crate::weights::files::ModelFiles;
 use crate::weights::gguf::GgufError;
 use crate::weights::gguf::GgufFile;
+use crate::weights::huggingface;
+use crate::weights::huggingface::Folder;
+use crate::weights::huggingface::FolderError;
+use crate::weights::layout;
+use crate::weights::llama;
 use crate::weights::llama::ModelError;
 use crate::weights::lookup::Index;
 use crate::weights::manifest::Progress;
 use crate::weights::manifest::build_manifest;
 use crate::weights::models_file;
+use crate::weights::split;
 use crate::weights::tensors::TensorError;
 use crate::weights::tensors::Tensors;
 use crate::weights::tokenizer::Tokenizer;
@@ -76,6 +84,9 @@ pub enum CatalogueError {
     /// The file is no GGUF.
     #[error(transparent)]
     File(#[from] GgufError),
+    /// The folder is no model.
+    #[error(transparent)]
+    Folder(#[from] FolderError),
     /// The file's model can't be run.
     #[error(transparent)]
     Model(#[from] ModelError),
@@ -190,10 +201,21 @@ pub struct Entry {
 pub enum Place {
     /// In a GGUF file.
     File(Stamp),
+    /// In several files that belong together.
+    Files(FileSet),
     /// In the program itself.
     Embedded,
     /// Not on this machine.
     Elsewhere,
+}
+
+/// The parts of a GGUF, or a folder of safetensors, as they were when they were imported.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileSet {
+    /// The first part, or the folder.
+    pub root: PathBuf,
+    /// Every file that says what the model is.
+    pub files: Vec<Stamp>,
 }
 
 /// A file as it was when it was imported.
@@ -249,7 +271,8 @@ impl Catalogue {
         Ok(catalogue)
     }
 
-    /// Adds a GGUF file. One that is already known and has not changed is not read again.
+    /// Adds a GGUF file, the first part of one in several, or a folder of safetensors. One that is already known and has not changed
+    /// is not read again.
     ///
     /// # Errors
     /// What is wrong with the file, or what is in the way.
@@ -258,17 +281,21 @@ impl Catalogue {
         if path.to_str().is_none() {
             return Err(CatalogueError::Path { path });
         }
-        let stamp = Stamp::of(&path)?;
-        if let Some(known) = self.known(&stamp) {
+        let place = Place::of(&path)?;
+        if let Some(known) = self.known(&place) {
             return Ok(known);
         }
-        let file = GgufFile::open(&path)?;
-        let stem = path.file_stem().map_or_else(String::new, |stem| stem.to_string_lossy().into_owned());
-        let imported = self.describe(&file, &stem, progress)?;
-        if Stamp::of(&path)? != stamp {
+        let name = name_of(&path);
+        let described = if path.is_dir() {
+            Described::folder(Folder::open(&path)?)
+        } else {
+            Described::gguf(GgufFile::open(&path)?)?
+        };
+        let imported = self.describe(&described, &name, progress)?;
+        if Place::of(&path)? != place {
             return Err(CatalogueError::Changed { path });
         }
-        self.add(&imported, Place::File(stamp), Some(stem))?;
+        self.add(&imported, place, Some(name))?;
         Ok(imported)
     }
 
@@ -277,7 +304,7 @@ impl Catalogue {
     /// # Errors
     /// What is wrong with the bytes, or what is in the way.
     pub fn import_embedded(&mut self, bytes: &'static [u8], alias: &str) -> Result<Imported, CatalogueError> {
-        let imported = self.describe(&GgufFile::from_static(bytes)?, alias, |_| ())?;
+        let imported = self.describe(&Described::gguf(GgufFile::from_static(bytes)?)?, alias, |_| ())?;
         self.embedded.insert(imported.id, bytes);
         self.add(&imported, Place::Embedded, Some(alias.to_owned()))?;
         Ok(imported)
@@ -299,6 +326,7 @@ impl Catalogue {
         if got != expected {
             return Err(CatalogueError::OtherVocabulary { expected, got });
         }
+        layout::check_manifest(&description)?;
         self.store(description, words, title.to_owned()).and_then(|imported| {
             self.add(&imported, Place::Elsewhere, None)?;
             Ok(imported)
@@ -383,18 +411,24 @@ impl Catalogue {
         }
     }
 
-    /// The file of a model's weights, if it is still the one that was imported.
+    /// The files of a model's weights, if they are still the ones that were imported.
     ///
     /// # Errors
-    /// `Unknown`, `NoWeights`, `Changed`, or what is wrong with the file.
-    pub fn source(&self, id: ModelId) -> Result<GgufFile, CatalogueError> {
+    /// `Unknown`, `NoWeights`, `Changed`, or what is wrong with the files.
+    pub fn source(&self, id: ModelId) -> Result<ModelFiles, CatalogueError> {
         let entry = self.entries.get(&id).ok_or(CatalogueError::Unknown { id })?;
         match &entry.weights {
-            Place::File(stamp) if Stamp::of(&stamp.path)? == *stamp => Ok(GgufFile::open(&stamp.path)?),
-            Place::File(stamp) => Err(CatalogueError::Changed { path: stamp.path.clone() }),
+            Place::File(stamp) => {
+                stamp.check()?;
+                Ok(GgufFile::open(&stamp.path)?.into_files())
+            }
+            Place::Files(FileSet { root, files }) => {
+                files.iter().try_for_each(Stamp::check)?;
+                if root.is_dir() { Ok(huggingface::weights(root)?) } else { Ok(GgufFile::open(root)?.into_files()) }
+            }
             Place::Embedded => {
                 let bytes = self.embedded.get(&id).ok_or(CatalogueError::NoWeights { id })?;
-                Ok(GgufFile::from_static(bytes)?)
+                Ok(GgufFile::from_static(bytes)?.into_files())
             }
             Place::Elsewhere => Err(CatalogueError::NoWeights { id }),
         }
@@ -425,24 +459,23 @@ impl Catalogue {
         &self.blobs
     }
 
-    /// What is known of a file that has not changed since, if all of it is still there.
-    fn known(&self, stamp: &Stamp) -> Option<Imported> {
-        let entry = self.entries.values().find(|entry| entry.weights == Place::File(stamp.clone()))?;
+    /// What is known of files that have not changed since, if all of it is still there.
+    fn known(&self, place: &Place) -> Option<Imported> {
+        let entry = self.entries.values().find(|entry| entry.weights == *place)?;
         let (manifest, vocabulary) = (self.manifest(entry.id).ok()?, self.vocabulary(entry.id).ok()?);
         Some(Imported { id: entry.id, manifest, vocabulary, title: entry.title.clone() })
     }
 
     fn describe(
         &self,
-        file: &GgufFile,
-        stem: &str,
+        model: &Described,
+        name: &str,
         progress: impl FnMut(Progress),
     ) -> Result<Imported, CatalogueError> {
-        let vocabulary = read_vocabulary(file)?;
+        let Described { shape, vocabulary, files, title } = model;
         vocabulary.check()?;
-        let manifest = build_manifest(file, vocabulary.hash(), progress)?;
-        let title = file.text("general.name")?.filter(|name| !name.trim().is_empty()).unwrap_or(stem).to_owned();
-        self.store(manifest, vocabulary, title)
+        let manifest = build_manifest(*shape, files, vocabulary.hash(), progress);
+        self.store(manifest, vocabulary.clone(), title.as_deref().unwrap_or(name).to_owned())
     }
 
     /// Checks that the two belong together and can be used, and stores them as blobs.
@@ -502,10 +535,69 @@ impl Catalogue {
     }
 }
 
-impl Stamp {
-    /// Whether the file is still what it was.
+/// What the files of a model say.
+struct Described {
+    shape: ModelShape,
+    vocabulary: Vocabulary,
+    files: ModelFiles,
+    title: Option<String>,
+}
+
+impl Described {
+    fn gguf(file: GgufFile) -> Result<Self, CatalogueError> {
+        Ok(Self {
+            vocabulary: read_vocabulary(&file)?,
+            shape: llama::shape(&file)?,
+            title: file.text("general.name")?.filter(|name| !name.trim().is_empty()).map(str::to_owned),
+            files: file.into_files(),
+        })
+    }
+
+    fn folder(folder: Folder) -> Self {
+        let Folder { shape, vocabulary, files } = folder;
+        Self { shape, vocabulary, files, title: None }
+    }
+}
+
+/// What a model is called after its file, its first part or its folder.
+fn name_of(path: &Path) -> String {
+    let name = if path.is_dir() { path.file_name() } else { path.file_stem() };
+    let name = name.unwrap_or_default().to_string_lossy();
+    let is_part = split::parts(path).is_some();
+    name.rsplit_once("-00001-of-").filter(|_| is_part).map_or(&*name, |(name, _)| name).to_owned()
+}
+
+impl Place {
+    /// The files of the model at `path`, as they are.
+    fn of(path: &Path) -> Result<Self, CatalogueError> {
+        let paths = match split::parts(path) {
+            _ if path.is_dir() => huggingface::paths(path)?,
+            None => return Ok(Self::File(Stamp::of(path)?)),
+            Some(parts) => {
+                split::check_there(&parts)?;
+                parts
+            }
+        };
+        let files = paths.iter().map(|path| Stamp::of(path)).collect::<Result<_, _>>()?;
+        Ok(Self::Files(FileSet { root: path.to_owned(), files }))
+    }
+}
+
+impl Place {
+    /// Whether the model is on this machine as it was when it was imported.
     pub(super) fn is_current(&self) -> bool {
-        Self::of(&self.path).is_ok_and(|now| now == *self)
+        match self {
+            Self::File(stamp) => stamp.check().is_ok(),
+            Self::Files(set) => set.files.iter().all(|stamp| stamp.check().is_ok()),
+            Self::Embedded => true,
+            Self::Elsewhere => false,
+        }
+    }
+}
+
+impl Stamp {
+    fn check(&self) -> Result<(), CatalogueError> {
+        if Self::of(&self.path)? == *self { Ok(()) } else { Err(CatalogueError::Changed { path: self.path.clone() }) }
     }
 
     fn of(path: &Path) -> Result<Self, CatalogueError> {

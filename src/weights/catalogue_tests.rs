@@ -18,7 +18,7 @@ fn an_imported_model_is_known_after_a_restart_and_not_hashed_again() {
     assert!(hashed_once > 0 && hashed == hashed_once);
     assert_eq!(catalogue.manifest(first.id).unwrap(), first.manifest);
     assert_eq!(catalogue.vocabulary(first.id).unwrap(), first.vocabulary);
-    assert_eq!(catalogue.source(first.id).unwrap().bytes(), fs::read(&path).unwrap());
+    assert_eq!(catalogue.source(first.id).unwrap().first(), fs::read(&path).unwrap());
     assert_eq!((first.id, first.title.as_str()), (first.manifest.id(), "random weights"));
 }
 
@@ -118,13 +118,38 @@ fn a_vocabulary_that_is_not_the_manifests_is_refused() {
 }
 
 #[test]
+fn a_manifest_that_lies_about_its_tensors_is_refused() {
+    let (directory, mut catalogue) = empty();
+    let known = catalogue.import(&model(&directory, "small.gguf", 1), |_| ()).unwrap();
+    let lie = |change: fn(&mut Manifest)| {
+        let mut manifest = known.manifest.clone();
+        change(&mut manifest);
+        let (_elsewhere, mut other) = empty();
+        other.remember_remote(&manifest.encode(), &known.vocabulary.encode(), "").unwrap_err()
+    };
+
+    let longer = lie(|manifest| {
+        let tensor = &mut manifest.tensors[0];
+        tensor.dimensions[0] *= 1_000;
+        tensor.bytes = Bytes(tensor.bytes.0 * 1_000);
+    });
+    assert!(matches!(longer, CatalogueError::Model(ModelError::TensorShape { .. })), "{longer}");
+    let wrong = lie(|manifest| manifest.tensors[0].bytes = Bytes(5));
+    assert!(matches!(wrong, CatalogueError::Message(_)), "{wrong}");
+    let elsewhere = lie(|manifest| manifest.tensors[0].units = vec![3]);
+    assert!(matches!(elsewhere, CatalogueError::Model(ModelError::TensorUnits { .. })), "{elsewhere}");
+    let fewer = lie(|manifest| drop(manifest.tensors.remove(0)));
+    assert!(matches!(fewer, CatalogueError::Model(ModelError::MissingTensor { .. })), "{fewer}");
+}
+
+#[test]
 fn a_model_in_the_program_is_there_at_each_start() {
     let (directory, mut catalogue) = empty();
     let bytes: &'static [u8] = RandomModel::tiny().bytes().leak();
 
     let id = catalogue.import_embedded(bytes, "demo").unwrap().id;
 
-    assert_eq!(catalogue.source(id).unwrap().bytes(), bytes);
+    assert_eq!(catalogue.source(id).unwrap().first(), bytes);
     let mut catalogue = Catalogue::open(directory.path()).unwrap();
     assert!(matches!(catalogue.source(id), Err(CatalogueError::NoWeights { .. })));
     assert_eq!(catalogue.import_embedded(bytes, "demo").unwrap().id, id);
@@ -152,6 +177,48 @@ fn what_is_no_model_is_refused() {
     assert!(matches!(catalogue.import(&path, |_| ()), Err(CatalogueError::File(GgufError::Magic { .. }))));
     assert!(matches!(catalogue.import(&directory.path().join("none"), |_| ()), Err(CatalogueError::Io { .. })));
     assert_eq!(catalogue.list().len(), 0);
+}
+
+#[test]
+fn the_parts_of_a_model_are_one_model_until_one_is_missing() {
+    let (directory, mut catalogue) = empty();
+    let whole = catalogue.import(&model(&directory, "small.gguf", 1), |_| ()).unwrap();
+    let first = directory.path().join("parted-00001-of-00001.gguf");
+    fs::copy(directory.path().join("small.gguf"), &first).unwrap();
+    let table = directory.path().join("models.json");
+
+    let parted = catalogue.import(&first, |_| ()).unwrap();
+
+    assert_eq!(parted.id, whole.id);
+    let text = fs::read_to_string(&table).unwrap();
+    assert!(text.contains("\"in\": \"files\"") && text.contains("\"version\": 1"), "{text}");
+    let catalogue = Catalogue::open(directory.path()).unwrap();
+    assert!(matches!(&catalogue.entry(whole.id).unwrap().weights, Place::Files(set) if set.files.len() == 1));
+    assert!(catalogue.source(whole.id).is_ok());
+    fs::remove_file(&first).unwrap();
+    assert!(matches!(catalogue.source(whole.id), Err(CatalogueError::Io { .. })));
+}
+
+#[test]
+fn a_table_of_earlier_days_is_read() {
+    let (directory, mut catalogue) = empty();
+    let path = model(&directory, "small.gguf", 1);
+    let id = catalogue.import(&path, |_| ()).unwrap().id;
+    let text = fs::read_to_string(directory.path().join("models.json")).unwrap();
+
+    assert!(text.contains("\"in\": \"file\"") && text.contains("modified_ns"), "{text}");
+    assert!(Catalogue::open(directory.path()).unwrap().source(id).is_ok());
+}
+
+#[test]
+fn a_model_with_a_missing_part_is_refused_by_its_number() {
+    let (directory, mut catalogue) = empty();
+    let first = directory.path().join("parted-00001-of-00002.gguf");
+    fs::copy(model(&directory, "small.gguf", 1), &first).unwrap();
+
+    let error = catalogue.import(&first, |_| ()).unwrap_err();
+
+    assert!(matches!(&error, CatalogueError::File(GgufError::MissingPart { part: 2, count: 2, .. })), "{error}");
 }
 
 fn empty() -> (TempDir, Catalogue) {

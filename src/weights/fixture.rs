@@ -11,10 +11,11 @@ use std::io::Write;
 use std::path::Path;
 
 use crate::ids::Token;
+use crate::shape::Architecture;
 use crate::shape::RopeScaling;
 use crate::shape::WeightFormat;
 use crate::weights::bytepairs::character_of;
-use crate::weights::llama::ROPE_FREQS;
+use crate::weights::layout::ROPE_FREQS;
 use crate::weights::noise::Noise;
 use crate::weights::writer::GgufWriter;
 use crate::wire::vocabulary::TokenType;
@@ -34,6 +35,8 @@ const PRE: &str = "gpt-2";
 /// blocks of `format`. Weights are scaled by the width of their input, so that activations stay near 1 in any depth.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct RandomModel {
+    /// The family.
+    pub architecture: Architecture,
     /// Transformer blocks.
     pub blocks: u16,
     /// Elements of a hidden state; a multiple of `heads`.
@@ -48,6 +51,8 @@ pub struct RandomModel {
     pub vocab: u32,
     /// Positions.
     pub context: u32,
+    /// How many of them a position sees, if not all.
+    pub window: Option<u32>,
     /// Whether the output head is the token embedding.
     pub tied: bool,
     /// How matrices are stored.
@@ -83,6 +88,7 @@ impl RandomModel {
     /// Three blocks of width 64: small enough for any test, with grouped-query attention and odd sizes.
     pub fn tiny() -> Self {
         Self {
+            architecture: Architecture::Llama,
             blocks: 3,
             width: 64,
             heads: 4,
@@ -90,6 +96,7 @@ impl RandomModel {
             feed_forward: 172,
             vocab: 300,
             context: 256,
+            window: None,
             tied: false,
             format: WeightFormat::F32,
             mixed: false,
@@ -102,6 +109,7 @@ impl RandomModel {
     /// The shape of Llama 3.2 1B: 16 blocks of width 2048, a vocabulary of 128,256, tied.
     pub fn one_billion(format: WeightFormat) -> Self {
         Self {
+            architecture: Architecture::Llama,
             blocks: 16,
             width: 2048,
             heads: 32,
@@ -109,6 +117,7 @@ impl RandomModel {
             feed_forward: 8192,
             vocab: 128_256,
             context: 4096,
+            window: None,
             tied: true,
             format,
             mixed: false,
@@ -155,22 +164,41 @@ impl RandomModel {
         self.width / self.heads
     }
 
+    fn key(&self, name: &str) -> String {
+        format!("{}.{name}", self.architecture.name())
+    }
+
+    /// The tensors that only blocks of the family have.
+    fn own_parts(&self) -> Vec<(&'static str, u32)> {
+        let keys = self.kv_heads * self.head_dim();
+        match self.architecture {
+            Architecture::Llama => Vec::new(),
+            Architecture::Qwen2 => vec![("attn_q.bias", self.width), ("attn_k.bias", keys), ("attn_v.bias", keys)],
+            Architecture::Qwen3 => {
+                ["attn_q_norm.weight", "attn_k_norm.weight"].map(|it| (it, self.head_dim())).to_vec()
+            }
+        }
+    }
+
     fn put_hyperparameters(&self, writer: &mut GgufWriter) {
         writer
-            .text("general.architecture", "llama")
+            .text("general.architecture", self.architecture.name())
             .text("general.name", "random weights")
-            .number("llama.block_count", self.blocks.into())
-            .number("llama.context_length", self.context)
-            .number("llama.embedding_length", self.width)
-            .number("llama.feed_forward_length", self.feed_forward)
-            .number("llama.attention.head_count", self.heads)
-            .number("llama.attention.head_count_kv", self.kv_heads)
-            .float("llama.attention.layer_norm_rms_epsilon", 1e-5)
-            .number("llama.rope.dimension_count", self.head_dim())
-            .float("llama.rope.freq_base", 10_000.0)
-            .number("llama.vocab_size", self.vocab);
+            .number(&self.key("block_count"), self.blocks.into())
+            .number(&self.key("context_length"), self.context)
+            .number(&self.key("embedding_length"), self.width)
+            .number(&self.key("feed_forward_length"), self.feed_forward)
+            .number(&self.key("attention.head_count"), self.heads)
+            .number(&self.key("attention.head_count_kv"), self.kv_heads)
+            .float(&self.key("attention.layer_norm_rms_epsilon"), 1e-5)
+            .number(&self.key("rope.dimension_count"), self.head_dim())
+            .float(&self.key("rope.freq_base"), 10_000.0)
+            .number(&self.key("vocab_size"), self.vocab);
+        if let Some(window) = self.window {
+            writer.number(&self.key("attention.sliding_window"), window);
+        }
         if let RopeScaling::Linear { factor } = self.rope_scaling {
-            writer.text("llama.rope.scaling.type", "linear").float("llama.rope.scaling.factor", factor);
+            writer.text(&self.key("rope.scaling.type"), "linear").float(&self.key("rope.scaling.factor"), factor);
         }
     }
 
@@ -196,6 +224,8 @@ impl RandomModel {
                 ("ffn_down", &[inner, width]),
             ];
             plan.extend(parts.map(|(part, sizes)| self.planned(&format!("blk.{block}.{part}.weight"), sizes)));
+            let own = self.own_parts().into_iter();
+            plan.extend(own.map(|(part, size)| self.planned(&format!("blk.{block}.{part}"), &[size.into()])));
         }
         plan.push(self.planned("output_norm.weight", &[width]));
         if !self.tied {
@@ -356,6 +386,20 @@ mod tests {
             assert_eq!((shape.blocks, shape.width, shape.heads, shape.kv_heads), (3, 64, 4, 2));
             assert_eq!((shape.head_dim, shape.feed_forward, shape.vocab, shape.context), (16, 172, 300, 256));
         }
+    }
+
+    #[test]
+    fn every_architecture_has_a_random_model() {
+        for architecture in Architecture::ALL {
+            let model = RandomModel { architecture, ..RandomModel::tiny() };
+
+            let shape = llama::shape(&GgufFile::from_bytes(model.bytes()).unwrap()).unwrap();
+
+            assert_eq!(shape.architecture, architecture);
+        }
+        let windowed = RandomModel { window: Some(9), ..RandomModel::tiny() };
+        let shape = llama::shape(&GgufFile::from_bytes(windowed.bytes()).unwrap()).unwrap();
+        assert_eq!(shape.window, Some(9));
     }
 
     #[test]

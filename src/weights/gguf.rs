@@ -1,24 +1,25 @@
-//! Reads GGUF files (versions 2 and 3), whoever made them.
+//! Reads GGUF files (versions 2 and 3), whoever made them, in one part or in several.
 //!
 //! Nothing in the file is believed: each count, length and offset is compared with what the file still holds
 //! before anything is allocated or sliced. Arrays stay where they are and are walked on demand, so that opening a file
 //! costs memory in proportion to its names and not to what its counts claim.
 
 use std::collections::BTreeMap;
-use std::fmt;
-use std::fs::File;
-use std::io;
 use std::ops::Range;
 use std::path::Path;
 use std::path::PathBuf;
 
-use memmap2::Mmap;
 use thiserror::Error;
 
-use crate::os::release_file_pages;
 use crate::shape::WeightFormat;
 use crate::weights::cursor::Cursor;
+use crate::weights::files::FileError;
+use crate::weights::files::ModelFiles;
+use crate::weights::files::Part;
+use crate::weights::files::Place;
+use crate::weights::split;
 
+pub use crate::weights::files::TensorView;
 pub use crate::weights::value::ArrayValue;
 pub use crate::weights::value::Value;
 
@@ -44,16 +45,8 @@ const MAX_ALIGNMENT: u64 = 1 << 16;
 #[derive(Debug, Error)]
 pub enum GgufError {
     /// The operating system refused.
-    #[error("cannot {action} {}", path.display())]
-    Io {
-        /// What was tried.
-        action: &'static str,
-        /// On which file.
-        path: PathBuf,
-        /// What the system said.
-        #[source]
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Io(#[from] FileError),
     /// The file does not begin with `GGUF`.
     #[error("not a GGUF file: expected the bytes \"GGUF\" at its start, got {got:02x?}")]
     Magic {
@@ -147,6 +140,58 @@ pub enum GgufError {
         /// The other.
         second: String,
     },
+    /// A part of a model in several files that is not the first.
+    #[error("this is part {part} of {count} of a model; give the first, and the others are found beside it")]
+    NotFirst {
+        /// Which one it is, from 1.
+        part: u64,
+        /// How many there are.
+        count: u64,
+    },
+    /// A first part whose name does not say how the others are called.
+    #[error("{} is the first of {count} parts, so its name should end in {expected}", path.display())]
+    PartName {
+        /// The file.
+        path: PathBuf,
+        /// How many parts it says there are.
+        count: u64,
+        /// The end of its name.
+        expected: String,
+    },
+    /// A part that cannot be read.
+    #[error("part {part} of {count} is missing")]
+    MissingPart {
+        /// Which one, from 1.
+        part: u64,
+        /// How many there are.
+        count: u64,
+        /// What the system said.
+        #[source]
+        source: FileError,
+    },
+    /// A part that is not a GGUF.
+    #[error("part {part} of {count} cannot be used")]
+    BadPart {
+        /// Which one, from 1.
+        part: u64,
+        /// How many there are.
+        count: u64,
+        /// What is wrong with it.
+        #[source]
+        source: Box<Self>,
+    },
+    /// Parts that do not belong together.
+    #[error("the parts contradict each other: \"{key}\" of part {part} should be {expected}, got {got}")]
+    Contradiction {
+        /// Which part, from 1.
+        part: u64,
+        /// The key.
+        key: &'static str,
+        /// What the others make of it.
+        expected: u64,
+        /// What it is.
+        got: u64,
+    },
     /// A key that is needed and missing.
     #[error("the metadata key \"{key}\" is missing")]
     Missing {
@@ -168,35 +213,8 @@ pub enum GgufError {
 /// A GGUF file whose tables have been checked against its length.
 #[derive(Debug)]
 pub struct GgufFile {
-    source: Source,
     metadata: BTreeMap<String, Value>,
-    tensors: BTreeMap<String, Place>,
-}
-
-/// One tensor, in place.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TensorView<'file> {
-    /// How its elements are stored.
-    pub format: WeightFormat,
-    /// Elements per dimension, the fastest-varying first.
-    pub dimensions: &'file [u64],
-    /// The data: exactly as many bytes as format and dimensions ask for.
-    pub bytes: &'file [u8],
-}
-
-enum Source {
-    Mapped(Mmap),
-    Embedded(&'static [u8]),
-    Owned(Vec<u8>),
-}
-
-/// Where a tensor lies; `start..start + length` is inside the file.
-#[derive(Debug)]
-struct Place {
-    format: WeightFormat,
-    dimensions: Vec<u64>,
-    start: usize,
-    length: usize,
+    files: ModelFiles,
 }
 
 /// A row of the tensor table, before its data was looked for.
@@ -209,23 +227,17 @@ struct Row {
 }
 
 impl GgufFile {
-    /// Maps the file at `path` and checks its tables.
+    /// Maps the file at `path`, and the other parts of its model if it is the first of several, and checks their tables.
     ///
     /// # Errors
     /// Whatever is wrong with the file, by name.
     pub fn open(path: &Path) -> Result<Self, GgufError> {
-        let io = |action| move |source| GgufError::Io { action, path: path.to_owned(), source };
-        let file = File::open(path).map_err(io("open"))?;
-        if file.metadata().map_err(io("look at"))?.len() == 0 {
-            return Err(GgufError::Truncated { what: "the header".to_owned(), expected: 24, got: 0 });
-        }
-        // SAFETY: the mapping is private to this value, read-only, and handed out only as shared slices that
-        // borrow from it. What the type system cannot rule out is another process that shortens or rewrites the file
-        // meanwhile: rewriting may change bytes between two reads, which no code here relies on not happening (places
-        // are checked once and slices keep their length), and shortening ends this process, like any lost disk under
-        // a mapping.
-        let map = unsafe { Mmap::map(&file) }.map_err(io("map"))?;
-        Self::parse(Source::Mapped(map))
+        split::complete(Self::open_alone(path)?, path)
+    }
+
+    /// Maps the file at `path` alone.
+    pub(super) fn open_alone(path: &Path) -> Result<Self, GgufError> {
+        Self::parse(Part::open(path)?)
     }
 
     /// Reads a file that is part of the program.
@@ -233,7 +245,7 @@ impl GgufFile {
     /// # Errors
     /// Whatever is wrong with the bytes, by name.
     pub fn from_static(bytes: &'static [u8]) -> Result<Self, GgufError> {
-        Self::parse(Source::Embedded(bytes))
+        Self::parse(Part::embedded(bytes))
     }
 
     /// Reads a file that is in memory.
@@ -241,12 +253,27 @@ impl GgufFile {
     /// # Errors
     /// Whatever is wrong with the bytes, by name.
     pub fn from_bytes(bytes: Vec<u8>) -> Result<Self, GgufError> {
-        Self::parse(Source::Owned(bytes))
+        Self::parse(Part::owned(bytes))
     }
 
-    /// The whole file.
+    /// The whole file; the first of several.
     pub fn bytes(&self) -> &[u8] {
-        self.source.bytes()
+        self.files.first()
+    }
+
+    /// The tensors alone.
+    pub fn into_files(self) -> ModelFiles {
+        self.files
+    }
+
+    /// The tensors.
+    pub fn files(&self) -> &ModelFiles {
+        &self.files
+    }
+
+    /// Adds the tensors of another part.
+    pub(super) fn append(&mut self, part: Self) -> Result<(), GgufError> {
+        self.files.append(part.files).map_err(|name| GgufError::Duplicate { name })
     }
 
     /// The value of a metadata key.
@@ -315,31 +342,17 @@ impl GgufFile {
 
     /// The tensor of that name.
     pub fn tensor(&self, name: &str) -> Option<TensorView<'_>> {
-        self.tensors.get(name).map(|place| self.view(place))
-    }
-
-    /// Where the tensor of that name lies in the file.
-    pub fn span(&self, name: &str) -> Option<Range<u64>> {
-        let place = self.tensors.get(name)?;
-        Some(place.start as u64..(place.start + place.length) as u64)
+        self.files.tensor(name)
     }
 
     /// Gives back the memory that holds these bytes of a tensor, if the file is mapped; they are read again when looked at.
     pub fn release(&self, name: &str, bytes: Range<usize>) {
-        if let (Source::Mapped(map), Some(place)) = (&self.source, self.tensors.get(name)) {
-            let end = place.start + bytes.end.min(place.length);
-            release_file_pages(map, end.min(place.start + bytes.start)..end);
-        }
+        self.files.release(name, bytes);
     }
 
     /// Every tensor, ascending by name.
     pub fn tensors(&self) -> impl ExactSizeIterator<Item = (&str, TensorView<'_>)> {
-        self.tensors.iter().map(|(name, place)| (name.as_str(), self.view(place)))
-    }
-
-    fn view<'file>(&'file self, place: &'file Place) -> TensorView<'file> {
-        let bytes = &self.bytes()[place.start..place.start + place.length];
-        TensorView { format: place.format, dimensions: &place.dimensions, bytes }
+        self.files.tensors()
     }
 
     fn typed<'file, T>(
@@ -355,30 +368,14 @@ impl GgufFile {
         take(value).map(Some).ok_or_else(wrong)
     }
 
-    fn parse(source: Source) -> Result<Self, GgufError> {
-        let mut cursor = Cursor::new(source.bytes());
+    fn parse(part: Part) -> Result<Self, GgufError> {
+        let mut cursor = Cursor::new(part.bytes());
         let (tensor_count, metadata_count) = header(&mut cursor)?;
         let metadata = metadata_table(&mut cursor, metadata_count)?;
         let rows = tensor_table(&mut cursor, tensor_count)?;
         let alignment = alignment(&metadata)?;
-        let tensors = place(rows, cursor.position(), alignment, source.bytes().len() as u64)?;
-        Ok(Self { source, metadata, tensors })
-    }
-}
-
-impl Source {
-    fn bytes(&self) -> &[u8] {
-        match self {
-            Self::Mapped(map) => map,
-            Self::Embedded(bytes) => bytes,
-            Self::Owned(bytes) => bytes,
-        }
-    }
-}
-
-impl fmt::Debug for Source {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} bytes", self.bytes().len())
+        let tensors = place(rows, cursor.position(), alignment, part.bytes().len() as u64)?;
+        Ok(Self { metadata, files: ModelFiles::one(part, tensors) })
     }
 }
 
@@ -444,7 +441,7 @@ fn tensor_row(cursor: &mut Cursor<'_>) -> Result<Row, GgufError> {
 }
 
 /// Bytes of a tensor, or why it can have none.
-fn data_length(format: WeightFormat, dimensions: &[u64]) -> Result<u64, &'static str> {
+pub(super) fn data_length(format: WeightFormat, dimensions: &[u64]) -> Result<u64, &'static str> {
     let Some(&row) = dimensions.first() else {
         return Err("at least one is needed");
     };
@@ -533,7 +530,7 @@ fn place(
             return Err(GgufError::Truncated { what, expected, got: file_length });
         }
         // Both are below the file's length, which is that of a slice.
-        let place = Place { format, dimensions, start: start as usize, length: length as usize };
+        let place = Place { format, dimensions, start: start as usize, length: length as usize, part: 0 };
         previous = Some((name.clone(), offset + length));
         if places.insert(name.clone(), place).is_some() {
             return Err(GgufError::Duplicate { name });

@@ -1,24 +1,6 @@
 use super::*;
 use crate::shape::WeightFormat;
-use crate::weights::fixture::RandomModel;
 use crate::weights::writer::GgufWriter;
-
-#[test]
-fn every_tensor_belongs_to_the_units_that_compute_with_it() {
-    let file = GgufFile::from_bytes(RandomModel::tiny().bytes()).unwrap();
-    let shape = shape(&file).unwrap();
-    let tied = ModelShape { tied: true, ..shape };
-
-    assert_eq!(units_of(&shape, "token_embd.weight"), [0]);
-    assert_eq!(units_of(&tied, "token_embd.weight"), [0, 4]);
-    assert_eq!(units_of(&shape, "blk.0.attn_q.weight"), [1]);
-    assert_eq!(units_of(&shape, "blk.2.ffn_down.weight"), [3]);
-    assert_eq!(units_of(&shape, "rope_freqs.weight"), [1, 2, 3]);
-    assert_eq!(units_of(&shape, "output_norm.weight"), [4]);
-    assert_eq!(units_of(&shape, "output.weight"), [4]);
-    assert_eq!(units_of(&shape, "blk.3.attn_q.weight"), [0_u16; 0]);
-    assert!(file.tensors().all(|(name, _)| !units_of(&shape, name).is_empty()));
-}
 
 #[test]
 fn a_missing_tensor_is_named() {
@@ -52,6 +34,57 @@ fn what_the_engine_does_not_compute_is_refused_by_name() {
         writer.number("llama.expert_count", 8);
     });
     assert!(experts.to_string().contains("a mixture of experts"), "{experts}");
+    for key in ["attn_logit_softcapping", "attention.scale", "rope.scaling.attn_factor", "logit_scale"] {
+        let key = format!("llama.{key}");
+        let error = refused(|writer, _| {
+            writer.float(&key, 30.0);
+        });
+        assert!(matches!(&error, ModelError::Unsupported { feature } if feature.contains(&key)), "{error}");
+    }
+    let pattern = refused(|writer, _| {
+        writer.numbers("llama.attention.sliding_window_pattern", &[1, 0]);
+    });
+    assert!(pattern.to_string().contains("windows on some of the blocks"), "{pattern}");
+}
+
+#[test]
+fn a_window_counts_where_it_is_shorter_than_the_context() {
+    let window = |window: u32| {
+        let mut writer = GgufWriter::new();
+        let tensors = smallest(&mut writer);
+        writer.number("llama.attention.sliding_window", window);
+        shape(&file(&writer, &tensors)).unwrap().window
+    };
+
+    assert_eq!([0, 1, 15, 16, u32::MAX].map(window), [None, Some(1), Some(15), None, None]);
+}
+
+#[test]
+fn each_architecture_has_its_own_keys_tensors_and_pairs() {
+    for architecture in Architecture::ALL {
+        let mut writer = GgufWriter::new();
+        let mut tensors = smallest_of(architecture, &mut writer);
+
+        let whole = shape(&file(&writer, &tensors)).unwrap();
+
+        let halves = architecture != Architecture::Llama;
+        let pairs = if halves { RopePairs::Halves } else { RopePairs::Interleaved };
+        assert_eq!((whole.architecture, whole.rope.pairs), (architecture, pairs));
+        let (last, _) = tensors.pop().unwrap();
+        let missing = shape(&file(&writer, &tensors)).unwrap_err();
+        assert!(matches!(missing, ModelError::MissingTensor { name } if name == last));
+    }
+}
+
+#[test]
+fn a_window_of_qwen_is_refused_for_nobody_says_where_it_begins() {
+    let mut writer = GgufWriter::new();
+    let tensors = smallest_of(Architecture::Qwen2, &mut writer);
+    writer.number("qwen2.attention.sliding_window", 8);
+
+    let error = shape(&file(&writer, &tensors)).unwrap_err();
+
+    assert!(error.to_string().contains("qwen2.attention.sliding_window"), "{error}");
 }
 
 #[test]
@@ -78,7 +111,7 @@ fn another_architecture_is_refused_by_name() {
 
     let error = shape(&file(&writer, &[])).unwrap_err();
 
-    assert!(matches!(error, ModelError::Architecture { got } if got == "mamba"));
+    assert!(matches!(error, ModelError::Architecture { got, .. } if got == "mamba"));
 }
 
 #[test]
@@ -99,7 +132,10 @@ fn defaults_hold_where_the_file_says_nothing() {
     let shape = shape(&file(&writer, &tensors)).unwrap();
 
     assert_eq!((shape.kv_heads, shape.head_dim, shape.tied), (2, 4, true));
-    assert_eq!(shape.rope, Rope { dimensions: 4, base: 10_000.0, scaling: RopeScaling::None });
+    assert_eq!(
+        shape.rope,
+        Rope { dimensions: 4, pairs: RopePairs::Interleaved, base: 10_000.0, scaling: RopeScaling::None }
+    );
 }
 
 /// What is said about the smallest model after `change`.
@@ -112,14 +148,23 @@ fn refused(change: impl FnOnce(&mut GgufWriter, &mut Vec<(String, Vec<u64>)>)) -
 
 /// One block of width 8 with two heads of 4.
 fn smallest(writer: &mut GgufWriter) -> Vec<(String, Vec<u64>)> {
-    writer
-        .text("general.architecture", "llama")
-        .number("llama.block_count", 1)
-        .number("llama.context_length", 16)
-        .number("llama.embedding_length", 8)
-        .number("llama.feed_forward_length", 12)
-        .number("llama.attention.head_count", 2)
-        .float("llama.attention.layer_norm_rms_epsilon", 1e-5);
+    smallest_of(Architecture::Llama, writer)
+}
+
+fn smallest_of(architecture: Architecture, writer: &mut GgufWriter) -> Vec<(String, Vec<u64>)> {
+    writer.text("general.architecture", architecture.name());
+    let key = |name: &str| format!("{}.{name}", architecture.name());
+    let sizes = [
+        ("block_count", 1),
+        ("context_length", 16),
+        ("embedding_length", 8),
+        ("feed_forward_length", 12),
+        ("attention.head_count", 2),
+    ];
+    for (name, size) in sizes {
+        writer.number(&key(name), size);
+    }
+    writer.float(&key("attention.layer_norm_rms_epsilon"), 1e-5);
     let parts: [(&str, &[u64]); 11] = [
         ("token_embd", &[8, 10]),
         ("blk.0.attn_norm", &[8]),
@@ -133,7 +178,13 @@ fn smallest(writer: &mut GgufWriter) -> Vec<(String, Vec<u64>)> {
         ("blk.0.ffn_down", &[12, 8]),
         ("output_norm", &[8]),
     ];
-    parts.map(|(name, sizes)| (format!("{name}.weight"), sizes.to_vec())).to_vec()
+    let own: &[(&str, &[u64])] = match architecture {
+        Architecture::Llama => &[],
+        Architecture::Qwen2 => &[("attn_q.bias", &[8]), ("attn_k.bias", &[8]), ("attn_v.bias", &[8])],
+        Architecture::Qwen3 => &[("attn_q_norm.weight", &[4]), ("attn_k_norm.weight", &[4])],
+    };
+    let parts = parts.into_iter().map(|(name, sizes)| (format!("{name}.weight"), sizes.to_vec()));
+    parts.chain(own.iter().map(|(name, sizes)| (format!("blk.0.{name}"), sizes.to_vec()))).collect()
 }
 
 fn file(writer: &GgufWriter, tensors: &[(String, Vec<u64>)]) -> GgufFile {

@@ -20,9 +20,8 @@ use crate::swarm::outline::Outline;
 use crate::units::UnitRange;
 use crate::weights::catalogue::Catalogue;
 use crate::weights::catalogue::CatalogueError;
-use crate::weights::catalogue::Place;
-use crate::weights::gguf::GgufFile;
-use crate::weights::gguf::TensorView;
+use crate::weights::files::ModelFiles;
+use crate::weights::files::TensorView;
 use crate::weights::tensors::Tensors;
 use crate::weights::tensors::read_piece;
 use crate::wire::manifest::Manifest;
@@ -35,7 +34,7 @@ pub(super) struct Index {
     /// Of each blob, whose it is, and which of the manifest's tensors; none for a manifest or a vocabulary.
     blobs: BTreeMap<BlobHash, BTreeSet<(ModelId, Option<usize>)>>,
     /// Imported files that were looked into.
-    files: BTreeMap<ModelId, Arc<GgufFile>>,
+    files: BTreeMap<ModelId, Arc<ModelFiles>>,
     /// Tensors that lie damaged in an imported file, which is its owner's and is not mended.
     damaged: BTreeSet<BlobHash>,
 }
@@ -149,7 +148,7 @@ impl Located {
 /// The tensors of some units, to be loaded.
 #[derive(Debug)]
 pub struct Weights {
-    file: Option<Arc<GgufFile>>,
+    files: Option<Arc<ModelFiles>>,
     stored: BTreeMap<String, Stored>,
 }
 
@@ -168,14 +167,14 @@ impl Weights {
             dimensions: &stored.dimensions,
             bytes: &stored.map,
         });
-        stored.or_else(|| self.file.as_ref()?.tensor(name))
+        stored.or_else(|| self.files.as_ref()?.tensor(name))
     }
 
     /// Gives back the memory that holds these bytes of a tensor; they are read again when looked at.
     pub fn release(&self, name: &str, bytes: Range<usize>) {
-        match (self.stored.get(name), &self.file) {
+        match (self.stored.get(name), &self.files) {
             (Some(stored), _) => release_file_pages(&stored.map, bytes),
-            (None, Some(file)) => file.release(name, bytes),
+            (None, Some(files)) => files.release(name, bytes),
             (None, None) => {}
         }
     }
@@ -212,18 +211,18 @@ impl Catalogue {
     /// `NoWeights` if some are not here, and what is in the way.
     pub fn weights(&mut self, id: ModelId, range: UnitRange) -> Result<Weights, CatalogueError> {
         let manifest = self.described(id)?;
-        let file = self.file(id);
+        let files = self.files(id);
         let mut stored = BTreeMap::new();
         for tensor in manifest.tensors_of(range) {
             if self.tensors.holds(tensor.hash, tensor.bytes) {
                 let map = self.tensors.map(tensor.hash)?;
                 let (format, dimensions) = (tensor.format, tensor.dimensions.clone());
                 stored.insert(tensor.name.clone(), Stored { format, dimensions, map });
-            } else if file.is_none() || self.index.damaged.contains(&tensor.hash) {
+            } else if files.is_none() || self.index.damaged.contains(&tensor.hash) {
                 return Err(CatalogueError::NoWeights { id });
             }
         }
-        Ok(Weights { file, stored })
+        Ok(Weights { files, stored })
     }
 
     /// The units of a model all of whose tensors are on this machine.
@@ -304,36 +303,28 @@ impl Catalogue {
         if self.index.damaged.contains(&entry.hash) {
             return None;
         }
-        let place = self.entry(id)?.weights.clone();
-        let file = self.file(id)?;
-        let span = file.span(&entry.name).filter(|span| span.end - span.start == entry.bytes.0)?;
-        match place {
-            Place::File(stamp) => Some(Spot::File { path: stamp.path, start: span.start }),
-            Place::Embedded => {
-                let program = self.embedded.get(&id)?;
-                Some(Spot::Program(program.get(span.start as usize..span.end as usize)?))
-            }
-            Place::Elsewhere => None,
+        let files = self.files(id)?;
+        let place = files.place(&entry.name).filter(|place| place.length == entry.bytes.0)?;
+        if let Some(path) = place.path {
+            return Some(Spot::File { path: path.to_owned(), start: place.offset });
         }
+        let start = usize::try_from(place.offset).ok()?;
+        let program = self.embedded.get(&id)?;
+        program.get(start..)?.get(..usize::try_from(place.length).ok()?).map(Spot::Program)
     }
 
-    /// The file of a model's weights, if there is one and it is still the one that was imported.
-    fn file(&mut self, id: ModelId) -> Option<Arc<GgufFile>> {
-        let is_same = match &self.entry(id)?.weights {
-            Place::File(stamp) => stamp.is_current(),
-            Place::Embedded => true,
-            Place::Elsewhere => false,
-        };
-        if !is_same {
+    /// The files of a model's weights, if there are any and they are still the ones that were imported.
+    fn files(&mut self, id: ModelId) -> Option<Arc<ModelFiles>> {
+        if !self.entry(id)?.weights.is_current() {
             self.index.files.remove(&id);
             return None;
         }
-        if let Some(file) = self.index.files.get(&id) {
-            return Some(Arc::clone(file));
+        if let Some(files) = self.index.files.get(&id) {
+            return Some(Arc::clone(files));
         }
-        let file = Arc::new(self.source(id).ok()?);
-        self.index.files.insert(id, Arc::clone(&file));
-        Some(file)
+        let files = Arc::new(self.source(id).ok()?);
+        self.index.files.insert(id, Arc::clone(&files));
+        Some(files)
     }
 }
 

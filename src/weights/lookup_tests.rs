@@ -10,6 +10,7 @@ use crate::swarm::outline::PIECE;
 use crate::swarm::outline::pieces;
 use crate::weights::catalogue::Imported;
 use crate::weights::fixture::RandomModel;
+use crate::weights::gguf::GgufFile;
 
 #[test]
 fn an_imported_model_is_read_where_it_lies() {
@@ -69,7 +70,8 @@ fn what_the_disk_damaged_counts_as_missing_until_it_came_again() {
     assert!(healthy.is_file());
     let entry = imported.manifest.tensors.iter().find(|entry| entry.name == "blk.0.attn_q.weight").unwrap();
     let located = ours.locate(entry.hash).unwrap();
-    rot(&mine, GgufFile::open(&mine).unwrap().span(&entry.name).unwrap().start as usize + 5);
+    let file = GgufFile::open(&mine).unwrap();
+    rot(&mine, file.files().place(&entry.name).unwrap().offset as usize + 5);
 
     assert!(located.hash(ours.tensors()).unwrap().is_none(), "it is noticed");
     let missing = ours.damaged(entry.hash).unwrap().unwrap();

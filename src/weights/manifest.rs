@@ -1,12 +1,11 @@
-//! Builds a model's manifest from its file.
+//! Builds a model's manifest from its files.
 
 use crate::amounts::Bytes;
 use crate::ids::BlobHash;
 use crate::shape::ModelShape;
-use crate::weights::gguf::GgufFile;
-use crate::weights::gguf::TensorView;
-use crate::weights::llama;
-use crate::weights::llama::ModelError;
+use crate::weights::files::ModelFiles;
+use crate::weights::files::TensorView;
+use crate::weights::layout;
 use crate::wire::manifest::Manifest;
 use crate::wire::manifest::TensorEntry;
 
@@ -22,33 +21,32 @@ pub struct Progress {
     pub total: Bytes,
 }
 
-/// Reads the shape and hashes every tensor, once, in ascending order of names.
+/// Hashes every tensor, once, in ascending order of names.
 ///
-/// # Errors
-/// Whatever makes the file no model that can be run.
+/// - `shape`: with which the tensors agree
 pub fn build_manifest(
-    file: &GgufFile,
+    shape: ModelShape,
+    files: &ModelFiles,
     vocabulary: BlobHash,
     mut progress: impl FnMut(Progress),
-) -> Result<Manifest, ModelError> {
-    let shape = llama::shape(file)?;
-    let total = file.tensors().map(|(_, view)| Bytes(view.bytes.len() as u64)).sum();
+) -> Manifest {
+    let total = files.tensors().map(|(_, view)| Bytes(view.bytes.len() as u64)).sum();
     let mut done = Bytes::ZERO;
-    let mut tensors = Vec::with_capacity(file.tensors().len());
-    for (name, view) in file.tensors() {
+    let mut tensors = Vec::with_capacity(files.tensors().len());
+    for (name, view) in files.tensors() {
         let hash = hash(view.bytes, |piece| {
             done = done.plus(piece);
             progress(Progress { done, total });
         });
         tensors.push(entry(&shape, name, view, hash));
     }
-    Ok(Manifest { shape, vocabulary, tensors })
+    Manifest { shape, vocabulary, tensors }
 }
 
 fn entry(shape: &ModelShape, name: &str, view: TensorView<'_>, hash: BlobHash) -> TensorEntry {
     TensorEntry {
         name: name.to_owned(),
-        units: llama::units_of(shape, name),
+        units: layout::units_of(shape, name),
         dimensions: view.dimensions.to_vec(),
         format: view.format,
         bytes: Bytes(view.bytes.len() as u64),
@@ -69,6 +67,8 @@ fn hash(bytes: &[u8], mut hashed: impl FnMut(Bytes)) -> BlobHash {
 mod tests {
     use super::*;
     use crate::weights::fixture::RandomModel;
+    use crate::weights::gguf::GgufFile;
+    use crate::weights::llama;
 
     #[test]
     fn the_same_weights_give_the_same_manifest_and_one_changed_byte_another() {
@@ -76,7 +76,10 @@ mod tests {
         let mut changed = bytes.clone();
         *changed.last_mut().unwrap() ^= 1;
         let vocabulary = BlobHash::new([7; 32]);
-        let manifest = |bytes| build_manifest(&GgufFile::from_bytes(bytes).unwrap(), vocabulary, |_| ()).unwrap();
+        let manifest = |bytes| {
+            let file = GgufFile::from_bytes(bytes).unwrap();
+            build_manifest(llama::shape(&file).unwrap(), file.files(), vocabulary, |_| ())
+        };
 
         let (first, again, other) = (manifest(bytes.clone()), manifest(bytes), manifest(changed));
 
@@ -90,7 +93,7 @@ mod tests {
         let file = GgufFile::from_bytes(RandomModel::tiny().bytes()).unwrap();
         let mut seen = Vec::new();
 
-        build_manifest(&file, BlobHash::new([0; 32]), |progress| seen.push(progress)).unwrap();
+        build_manifest(llama::shape(&file).unwrap(), file.files(), BlobHash::new([0; 32]), |step| seen.push(step));
 
         let last = seen.last().unwrap();
         assert_eq!(last.done, last.total);

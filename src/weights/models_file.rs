@@ -13,6 +13,7 @@ use crate::amounts::Bytes;
 use crate::ids::ModelId;
 use crate::weights::catalogue::CatalogueError;
 use crate::weights::catalogue::Entry;
+use crate::weights::catalogue::FileSet;
 use crate::weights::catalogue::Place;
 use crate::weights::catalogue::Stamp;
 use crate::weights::durable;
@@ -47,8 +48,20 @@ enum RowPlace {
         /// A text, because JSON's numbers don't hold nanoseconds.
         modified_ns: String,
     },
+    Files {
+        /// The first part of a GGUF, or a folder.
+        root: PathBuf,
+        files: Vec<RowFile>,
+    },
     Program,
     Elsewhere,
+}
+
+#[derive(Deserialize, Serialize)]
+struct RowFile {
+    path: PathBuf,
+    length: u64,
+    modified_ns: String,
 }
 
 /// Reads the table; a file that is not there is an empty one.
@@ -79,9 +92,10 @@ pub(super) fn write(path: &Path, entries: &BTreeMap<ModelId, Entry>) -> Result<(
 
 fn entry(row: Row) -> Result<Entry, String> {
     let weights = match row.weights {
-        RowPlace::File { path, length, modified_ns } => {
-            let modified = modified_ns.parse().map_err(|_| format!("\"{modified_ns}\" is no time"))?;
-            Place::File(Stamp { path, length, modified })
+        RowPlace::File { path, length, modified_ns } => Place::File(stamp(RowFile { path, length, modified_ns })?),
+        RowPlace::Files { root, files } => {
+            let files = files.into_iter().map(stamp).collect::<Result<_, _>>()?;
+            Place::Files(FileSet { root, files })
         }
         RowPlace::Program => Place::Embedded,
         RowPlace::Elsewhere => Place::Elsewhere,
@@ -91,10 +105,24 @@ fn entry(row: Row) -> Result<Entry, String> {
     Ok(Entry { id, title: row.title, alias: row.alias, units: row.units, bytes, weights, private: row.private })
 }
 
+fn stamp(file: RowFile) -> Result<Stamp, String> {
+    let RowFile { path, length, modified_ns } = file;
+    let modified = modified_ns.parse().map_err(|_| format!("\"{modified_ns}\" is no time"))?;
+    Ok(Stamp { path, length, modified })
+}
+
+fn row_file(stamp: &Stamp) -> RowFile {
+    RowFile { path: stamp.path.clone(), length: stamp.length, modified_ns: stamp.modified.to_string() }
+}
+
 fn row(entry: &Entry) -> Row {
     let weights = match &entry.weights {
         Place::File(stamp) => {
-            RowPlace::File { path: stamp.path.clone(), length: stamp.length, modified_ns: stamp.modified.to_string() }
+            let RowFile { path, length, modified_ns } = row_file(stamp);
+            RowPlace::File { path, length, modified_ns }
+        }
+        Place::Files(FileSet { root, files }) => {
+            RowPlace::Files { root: root.clone(), files: files.iter().map(row_file).collect() }
         }
         Place::Embedded => RowPlace::Program,
         Place::Elsewhere => RowPlace::Elsewhere,

@@ -200,13 +200,15 @@ fn end_of_generation(file: &GgufFile, tokens: &[String], types: &[TokenType]) ->
     for key in END_KEYS {
         ends.extend(id(file, key, tokens.len())?);
     }
-    for ((text, kind), token) in tokens.iter().zip(types).zip(0..) {
-        let can_end = matches!(kind, TokenType::Control | TokenType::UserDefined);
-        if can_end && END_TEXTS.contains(&text.as_str()) {
-            ends.insert(Token(token));
-        }
-    }
+    ends.extend(named_ends(tokens, types));
     Ok(ends.into_iter().collect())
+}
+
+/// The tokens that end a generation by their text, ascending.
+pub(super) fn named_ends(tokens: &[String], types: &[TokenType]) -> impl Iterator<Item = Token> {
+    let can_end = |kind: &TokenType| matches!(kind, TokenType::Control | TokenType::UserDefined);
+    let ends = move |(text, kind): (&String, &TokenType)| can_end(kind) && END_TEXTS.contains(&text.as_str());
+    tokens.iter().zip(types).zip(0..).filter(move |(token, _)| ends(*token)).map(|(_, token)| Token(token))
 }
 
 #[cfg(test)]

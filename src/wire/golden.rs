@@ -169,6 +169,7 @@ fn others() -> Vec<(&'static str, Golden)> {
         ("fetch-not-found", Golden::FetchAnswer(FetchAnswer::NotFound)),
         ("fetch-busy", Golden::FetchAnswer(FetchAnswer::Busy)),
         ("manifest", Golden::Manifest(samples::manifest())),
+        ("manifest-window", Golden::Manifest(samples::manifest_of_a_window())),
         ("vocabulary", Golden::Vocabulary(samples::vocabulary())),
     ]
 }

@@ -3,6 +3,8 @@
 //! The writer trusts its caller with lengths; whoever builds such a value checks it first (`Manifest::check`,
 //! `Vocabulary::check`), as the decoder does.
 
+use std::ops::RangeInclusive;
+
 use crate::wire::bad::BadMessage;
 use crate::wire::bad::at_most;
 
@@ -21,14 +23,19 @@ impl<'a> Reader<'a> {
 
     /// Passes over the mark and the version, if they are the ones expected.
     pub(super) fn begin(&mut self, mark: [u8; 4], version: u16) -> Result<(), BadMessage> {
+        self.begin_one_of(mark, version..=version).map(|_| ())
+    }
+
+    /// Passes over the mark and returns the version, if it is one of those.
+    pub(super) fn begin_one_of(&mut self, mark: [u8; 4], versions: RangeInclusive<u16>) -> Result<u16, BadMessage> {
         if self.array::<4>("mark")? != mark {
             return Err(BadMessage::Mark { message: self.message });
         }
         let got = self.u16("version")?;
-        if got != version {
-            return Err(BadMessage::Version { message: self.message, expected: version, got });
+        if !versions.contains(&got) {
+            return Err(BadMessage::Version { message: self.message, expected: *versions.end(), got });
         }
-        Ok(())
+        Ok(got)
     }
 
     /// The next `count` bytes.

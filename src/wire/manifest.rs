@@ -5,7 +5,7 @@
 //! | bytes | what |
 //! |---|---|
 //! | 4 | mark, `BRGM` |
-//! | 2 | version, 1 |
+//! | 2 | version, 1 or 2 |
 //! | 1 + n | architecture, by GGUF's name |
 //! | 2 | blocks |
 //! | 4 each | width, heads, kv heads, head dimension, feed-forward, vocabulary, context |
@@ -14,6 +14,8 @@
 //! | 1 | rope scaling: 0 none, 1 linear, 2 Llama 3, 3 tensor |
 //! | 4 | linear: factor, f32 |
 //! | 4 each | Llama 3: factor, low and high frequency factor (f32), original context |
+//! | 1 | version 2: rotated pairs: 0 interleaved, 1 halves |
+//! | 4 | version 2: window, or 0 without one |
 //! | 1 | 1 if the output head is tied to the embedding, else 0 |
 //! | 32 | hash of the vocabulary |
 //! | 4 | how many tensors |
@@ -29,7 +31,8 @@
 //! | 8 | length of the data |
 //! | 32 | hash of the data |
 //!
-//! One manifest has exactly one encoding: what is accepted encodes to the same bytes again.
+//! Version 1 has the architecture `llama`, interleaved pairs and no window; every other model has version 2. So
+//! one manifest has exactly one encoding: what is accepted encodes to the same bytes again.
 
 use crate::amounts::Bytes;
 use crate::ids::BlobHash;

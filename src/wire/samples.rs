@@ -19,6 +19,7 @@ use crate::keys::Identity;
 use crate::shape::Architecture;
 use crate::shape::ModelShape;
 use crate::shape::Rope;
+use crate::shape::RopePairs;
 use crate::shape::RopeScaling;
 use crate::shape::WeightFormat;
 use crate::shape::WireDtype;
@@ -276,8 +277,14 @@ pub(super) fn manifest() -> Manifest {
             feed_forward: 64,
             vocab: 64,
             context: 512,
+            window: None,
             norm_eps: 1e-5,
-            rope: Rope { dimensions: 8, base: 10_000.0, scaling: RopeScaling::Linear { factor: 2.0 } },
+            rope: Rope {
+                dimensions: 8,
+                pairs: RopePairs::Interleaved,
+                base: 10_000.0,
+                scaling: RopeScaling::Linear { factor: 2.0 },
+            },
             tied: true,
         },
         vocabulary: vocabulary().hash(),
@@ -288,6 +295,14 @@ pub(super) fn manifest() -> Manifest {
             tensor("token_embd.weight", &[0, 3], &[32, 64], WeightFormat::Q8_0),
         ],
     }
+}
+
+/// A model that the first version of the encoding cannot say: two blocks of Qwen 3 with a window.
+pub(super) fn manifest_of_a_window() -> Manifest {
+    let manifest = manifest();
+    let rope = Rope { pairs: RopePairs::Halves, ..manifest.shape.rope };
+    let shape = ModelShape { architecture: Architecture::Qwen3, window: Some(300), rope, ..manifest.shape };
+    Manifest { shape, ..manifest }
 }
 
 pub(super) fn vocabulary() -> Vocabulary {

@@ -24,6 +24,7 @@ use crate::ids::Token;
 use crate::shape::Architecture;
 use crate::shape::ModelShape;
 use crate::shape::Rope;
+use crate::shape::RopePairs;
 use crate::shape::RopeScaling;
 use crate::shape::WeightFormat;
 use crate::shape::WireDtype;
@@ -470,10 +471,16 @@ fn shape() -> impl Strategy<Value = ModelShape> {
     ];
     let heads = (1..=16_u32, 1..=8_u32, 1..=64_u32);
     let sizes = (1..=1_024_u16, 1..=1_u32 << 20, 1..=1_u32 << 20, 1..=1_u32 << 21, 1..=1_u32 << 24);
-    (heads, sizes, scaling, 1e-7_f32..=0.1, 1.0_f32..1e9, any::<bool>()).prop_map(
-        |((kv_heads, group, half), (blocks, width, feed_forward, vocab, context), scaling, norm_eps, base, tied)| {
+    let kinds = prop_oneof![
+        (select(&Architecture::ALL), Just(RopePairs::Halves)),
+        Just((Architecture::Llama, RopePairs::Interleaved)),
+    ];
+    let options = (kinds, option::of(1..=1_u32 << 24), any::<bool>());
+    (heads, sizes, scaling, 1e-7_f32..=0.1, 1.0_f32..1e9, options).prop_map(
+        |((kv_heads, group, half), (blocks, width, feed_forward, vocab, context), scaling, norm_eps, base, options)| {
+            let ((architecture, pairs), window, tied) = options;
             ModelShape {
-                architecture: Architecture::Llama,
+                architecture,
                 blocks,
                 width,
                 heads: kv_heads * group,
@@ -482,8 +489,9 @@ fn shape() -> impl Strategy<Value = ModelShape> {
                 feed_forward,
                 vocab,
                 context,
+                window: window.map(|window| window % context).filter(|window| *window > 0),
                 norm_eps,
-                rope: Rope { dimensions: 2 * half, base, scaling },
+                rope: Rope { dimensions: 2 * half, pairs, base, scaling },
                 tied,
             }
         },

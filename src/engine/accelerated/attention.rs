@@ -7,11 +7,13 @@ use candle_core::Device;
 use candle_core::Result;
 use candle_core::Tensor;
 use candle_nn::ops::softmax_last_dim;
+use candle_nn::rotary_emb::rope;
 use candle_nn::rotary_emb::rope_i;
 
 use crate::engine::workspace::Heads;
 use crate::engine::workspace::Pass;
 use crate::engine::workspace::Segment;
+use crate::shape::RopePairs;
 
 /// Scores that attention computes at a time, of all heads together: 64 MiB in f32, of which about three copies live at once
 /// (arbitrary). So few in tests that short prompts are cut too.
@@ -23,6 +25,7 @@ pub(in crate::engine) struct Plan {
     heads: Heads,
     /// Cosines and sines of the rotated pairs, `[rows, pairs]` each.
     angles: [Tensor; 2],
+    pairs: RopePairs,
     tiles: Vec<Tile>,
 }
 
@@ -31,9 +34,9 @@ pub(in crate::engine) struct Plan {
 struct Tile {
     step: usize,
     rows: Range<usize>,
-    /// Positions that the last of them sees.
-    seen: usize,
-    /// `[rows, seen]`: 0 where a row may look, −∞ at later positions. One row sees all of them.
+    /// Positions that any of them sees.
+    seen: Range<usize>,
+    /// `[rows, seen]`: 0 where a row may look, −∞ elsewhere. One row sees all of them.
     mask: Option<Tensor>,
 }
 
@@ -44,10 +47,11 @@ impl Plan {
             let pairs = values.len() / rows;
             Tensor::from_vec(values, (rows, pairs), device)
         };
-        let [cosines, sines] = pass.buffers.angles.pairs();
+        let (pairs, [cosines, sines]) = (pass.buffers.angles.pairs(), pass.buffers.angles.by_pair());
         let tiles = pass.layout.segments.iter().flat_map(|segment| tiles_of(segment, pass.heads.query));
-        let tiles = tiles.map(|(segment, rows)| Tile::new(device, segment, rows)).collect::<Result<_>>()?;
-        Ok(Self { heads: pass.heads, angles: [angle(cosines)?, angle(sines)?], tiles })
+        let tiles = tiles.map(|(segment, rows)| Tile::new(device, pass.heads, segment, rows));
+        let tiles = tiles.collect::<Result<_>>()?;
+        Ok(Self { heads: pass.heads, angles: [angle(cosines)?, angle(sines)?], pairs, tiles })
     }
 
     /// Takes `[rows, heads × dim]` apart into `[heads, rows, dim]`, contiguous.
@@ -62,10 +66,14 @@ impl Plan {
         let turned = 2 * cosines.dim(D::Minus1)?;
         let left = self.heads.dim - turned;
         let by_head = by_head.unsqueeze(0)?;
+        let rotate = match self.pairs {
+            RopePairs::Interleaved => rope_i,
+            RopePairs::Halves => rope,
+        };
         let rotated = if left == 0 {
-            rope_i(&by_head, cosines, sines)?
+            rotate(&by_head, cosines, sines)?
         } else {
-            let rotated = rope_i(&by_head.narrow(D::Minus1, 0, turned)?.contiguous()?, cosines, sines)?;
+            let rotated = rotate(&by_head.narrow(D::Minus1, 0, turned)?.contiguous()?, cosines, sines)?;
             Tensor::cat(&[rotated, by_head.narrow(D::Minus1, turned, left)?], D::Minus1)?
         };
         rotated.squeeze(0)
@@ -81,15 +89,17 @@ fn tiles_of(segment: &Segment, heads: usize) -> impl Iterator<Item = (Segment, R
 }
 
 impl Tile {
-    fn new(device: &Device, segment: Segment, rows: Range<usize>) -> Result<Self> {
+    fn new(device: &Device, heads: Heads, segment: Segment, rows: Range<usize>) -> Result<Self> {
         let position = |row: usize| segment.first + row - segment.start;
-        let seen = position(rows.end);
+        let seen = heads.first_seen(position(rows.start))..position(rows.end);
         let mask = if rows.len() == 1 {
             None
         } else {
-            let sees = |row, other| if other <= position(row) { 0.0 } else { f32::NEG_INFINITY };
-            let mask: Vec<f32> = rows.clone().flat_map(|row| (0..seen).map(move |other| sees(row, other))).collect();
-            Some(Tensor::from_vec(mask, (rows.len(), seen), device)?)
+            let sees = |row, other: &usize| (heads.first_seen(position(row))..=position(row)).contains(other);
+            let value = |row, other| if sees(row, &other) { 0.0 } else { f32::NEG_INFINITY };
+            let others = seen.clone();
+            let mask = rows.clone().flat_map(|row| others.clone().map(move |other| value(row, other)));
+            Some(Tensor::from_vec(mask.collect::<Vec<f32>>(), (rows.len(), seen.len()), device)?)
         };
         Ok(Self { step: segment.step, rows, seen, mask })
     }
@@ -119,7 +129,7 @@ pub(in crate::engine) fn attend(
     }
     let attend = |tile: &Tile| {
         let queries = queries.narrow(1, tile.rows.start, tile.rows.len())?.contiguous()?;
-        let [keys, values] = pass.steps[tile.step].session.device_cached(index).read(tile.seen)?;
+        let [keys, values] = pass.steps[tile.step].session.device_cached(index).read(&tile.seen)?;
         attend_tile(heads, tile, &queries, &keys, &values)
     };
     match plan.tiles.as_slice() {
@@ -132,7 +142,7 @@ pub(in crate::engine) fn attend(
 ///
 /// Query heads that share a key/value head follow each other, so that together they are the rows of one product.
 fn attend_tile(heads: Heads, tile: &Tile, queries: &Tensor, keys: &Tensor, values: &Tensor) -> Result<Tensor> {
-    let (rows, seen) = (tile.rows.len(), tile.seen);
+    let (rows, seen) = (tile.rows.len(), tile.seen.len());
     let grouped = (heads.kv, heads.group() * rows, seen);
     let scores = queries.reshape((heads.kv, heads.group() * rows, heads.dim))?.matmul(&keys.t()?)?;
     let weights = match &tile.mask {

@@ -17,6 +17,7 @@ use candle_nn::ops::rms_norm;
 use crate::engine::accelerated::attention::Plan;
 use crate::engine::accelerated::attention::attend;
 use crate::engine::block::Block;
+use crate::engine::block::Projection;
 use crate::engine::error::LoadError;
 use crate::engine::load::Loader;
 use crate::engine::load::Place;
@@ -30,6 +31,7 @@ pub(in crate::engine) struct DeviceMemory(pub(in crate::engine) Device);
 impl Place for DeviceMemory {
     type Matrix = DeviceMatrix;
     type Norm = DeviceNorm;
+    type Vector = Tensor;
 
     fn matrix(
         &self,
@@ -44,11 +46,13 @@ impl Place for DeviceMemory {
         matrix.map_err(|error| LoadError::Device { name, message: error.to_string() })
     }
 
-    fn norm(&self, loader: &mut Loader<'_>, name: String) -> std::result::Result<DeviceNorm, LoadError> {
-        let weight = loader.vector(name.clone(), loader.shape.width)?;
-        let weight = Tensor::new(weight, &self.0);
-        let weight = weight.map_err(|error| LoadError::Device { name, message: error.to_string() })?;
-        Ok(DeviceNorm { weight, epsilon: loader.shape.norm_eps })
+    fn norm(&self, loader: &mut Loader<'_>, name: String, length: u32) -> std::result::Result<DeviceNorm, LoadError> {
+        Ok(DeviceNorm { weight: self.vector(loader, name, length)?, epsilon: loader.shape.norm_eps })
+    }
+
+    fn vector(&self, loader: &mut Loader<'_>, name: String, length: u32) -> std::result::Result<Tensor, LoadError> {
+        let vector = Tensor::new(loader.vector(name.clone(), length)?, &self.0);
+        vector.map_err(|error| LoadError::Device { name, message: error.to_string() })
     }
 }
 
@@ -140,7 +144,21 @@ impl std::ops::Deref for Aligned<'_> {
     }
 }
 
-impl Block<DeviceMatrix, DeviceNorm> {
+impl Projection<DeviceMatrix, DeviceNorm, Tensor> {
+    /// The products `[rows, heads × dim]`, with bias and norm of heads where there are such.
+    fn apply(&self, normed: &Tensor, dim: usize) -> Result<Tensor> {
+        let mut output = self.matrix.multiply(normed)?;
+        if let Some(bias) = &self.bias {
+            output = output.broadcast_add(bias)?;
+        }
+        match &self.head_norm {
+            None => Ok(output),
+            Some(norm) => norm.apply(&output.reshape(((), dim))?)?.reshape(output.shape()),
+        }
+    }
+}
+
+impl Block<DeviceMatrix, DeviceNorm, Tensor> {
     /// Runs the block over `hidden`, `[rows, width]`; returns the same shape.
     ///
     /// - `index`: which of each session's caches is this block's
@@ -154,7 +172,8 @@ impl Block<DeviceMatrix, DeviceNorm> {
         index: usize,
     ) -> Result<Tensor> {
         let normed = self.attention_norm.apply(hidden)?;
-        let products = [&self.query, &self.key, &self.value].map(|matrix| matrix.multiply(&normed));
+        let dim = pass.heads.dim;
+        let products = [&self.query, &self.key, &self.value].map(|projection| projection.apply(&normed, dim));
         let [query, key, value] = products;
         let attended = attend(pass, plan, index, [query?, key?, value?])?;
         let hidden = (hidden + self.output.multiply(&attended)?)?;

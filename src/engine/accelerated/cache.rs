@@ -1,5 +1,7 @@
 //! The keys and values of one session in one block, on a device.
 
+use std::ops::Range;
+
 use candle_core::DType;
 use candle_core::Device;
 use candle_core::Result;
@@ -46,10 +48,11 @@ impl DeviceCache {
         kept_values.slice_set(&values.to_dtype(DType::F16)?.contiguous()?, 1, first)
     }
 
-    /// The keys and the values of the first `length` positions, which were written, widened: `[heads, length, dim]` each, contiguous.
-    pub(in crate::engine) fn read(&self, length: usize) -> Result<[Tensor; 2]> {
+    /// The keys and the values of these positions, which were written, widened: `[heads, positions, dim]` each, contiguous.
+    pub(in crate::engine) fn read(&self, positions: &Range<usize>) -> Result<[Tensor; 2]> {
         let Some([keys, values]) = &self.buffers else { candle_core::bail!("a cache was read before it was written") };
-        let part = |buffer: &Tensor| buffer.narrow(1, 0, length)?.to_dtype(DType::F32)?.contiguous();
+        let part =
+            |buffer: &Tensor| buffer.narrow(1, positions.start, positions.len())?.to_dtype(DType::F32)?.contiguous();
         Ok([part(keys)?, part(values)?])
     }
 
@@ -100,7 +103,7 @@ mod tests {
             let rows = filled(&expected[first..]);
             cache.write(first, &rows, &rows.neg().unwrap()).unwrap();
 
-            let [keys, values] = cache.read(first + count).unwrap();
+            let [keys, values] = cache.read(&(0..first + count)).unwrap();
 
             assert!(keys.is_contiguous());
             for head in keys.to_vec3::<f32>().unwrap() {
@@ -108,6 +111,9 @@ mod tests {
                 let halves: Vec<f32> = expected.iter().map(|value| half::f16::from_f32(*value).to_f32()).collect();
                 assert_eq!(got, halves);
             }
+            let [late, _] = cache.read(&(first..first + count)).unwrap();
+            let narrow = keys.narrow(1, first, count).unwrap();
+            assert_eq!(late.to_vec3::<f32>().unwrap(), narrow.to_vec3::<f32>().unwrap());
             let sum = (keys + values).unwrap().sqr().unwrap().sum_all().unwrap();
             assert_eq!(sum.to_scalar::<f32>().unwrap(), 0.0, "values are the negated keys");
         }

@@ -15,9 +15,10 @@
 //! | embedding | the processor, from its own copy of the table, as in canonical arithmetic; rows go to the device |
 //! | norms, residual sums, gate | the device, f32 |
 //! | products | the device: quantised formats by candle's `QMatMul`; F32, F16 and BF16 by the device's library, with the input rounded to the weights' format |
+//! | biases, norms of heads | the device, f32 |
 //! | rotation | the device, f32, with canonical arithmetic's tables of sines and cosines |
 //! | keys and values | the device, as halves in a buffer for each block that grows by [`cache::CHUNK`] positions; beyond the largest half they become infinite |
-//! | attention | the device, f32: each key/value head with all of its query heads in one product, none copied; later positions masked |
+//! | attention | the device, f32: each key/value head with all of its query heads in one product, none copied; later positions masked, and those before the window; what no row sees is not read |
 //! | rounding at a boundary inside the range | the processor |
 //! | logits | the device, of the rows that want them |
 //!

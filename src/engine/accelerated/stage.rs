@@ -20,7 +20,7 @@ use crate::units::UnitRange;
 #[derive(Debug)]
 pub(in crate::engine) struct DeviceLayers {
     device: Device,
-    layers: Layers<DeviceMatrix, DeviceNorm>,
+    layers: Layers<DeviceMatrix, DeviceNorm, Tensor>,
 }
 
 impl DeviceLayers {

@@ -17,6 +17,7 @@ use crate::engine::stage::StageOutput;
 use crate::engine::stage::WantLogits;
 use crate::engine::tests::PROMPT;
 use crate::engine::tests::RandomWeights;
+use crate::engine::tests::families;
 use crate::engine::tests::odd;
 use crate::engine::tests::range;
 use crate::engine::tests::relative_difference;
@@ -63,7 +64,7 @@ fn logits_agree_with_canonical_arithmetic_in_every_format() {
 fn logits_agree_with_f64_for_every_kind_of_heads_and_rotation() {
     let scaling =
         RopeScaling::Llama3 { factor: 8.0, low_freq_factor: 1.0, high_freq_factor: 4.0, original_context: 16 };
-    let rope = |dimensions, scaling| Rope { dimensions, base: 10_000.0, scaling };
+    let rope = |dimensions, scaling| Rope { dimensions, scaling, ..small().rope };
     for (what, shape) in [
         ("grouped heads", small()),
         ("odd widths", odd()),
@@ -82,6 +83,22 @@ fn logits_agree_with_f64_for_every_kind_of_heads_and_rotation() {
         let expected = exact::logits(&shape, &weights.exact(), &PROMPT);
         let difference = relative_difference(&ours, &expected[PROMPT.len() - 1]);
         assert!(difference <= NEIGHBOURS, "{what}: {difference}");
+    }
+}
+
+#[test]
+fn every_family_agrees_with_f64_whole_and_in_chunks() {
+    for (name, shape) in families() {
+        let weights = RandomWeights::new(&shape, WeightFormat::F32, 11);
+        let expected = exact::logits(&shape, &weights.exact(), &PROMPT);
+        let expected = &expected[PROMPT.len() - 1];
+
+        for chunk in [1, 3, PROMPT.len()] {
+            let mut model = Split::new(&shape, &weights, &[]);
+            let logits = PROMPT.chunks(chunk).map(|tokens| model.logits(tokens)).last().unwrap();
+            let difference = relative_difference(&logits, expected);
+            assert!(difference <= NEIGHBOURS, "{name} in chunks of {chunk}: {difference}");
+        }
     }
 }
 

@@ -144,7 +144,7 @@ impl Kernel {
                 let kv_head = task % kv_heads;
                 let queries = Rows { elements: &queries[kv_head * group * dim..][..group * dim], stride: row * group };
                 let cache = cache.block(task / kv_heads);
-                let task = attention::Task { cache, kv_head, group, first: depth - 1, queries };
+                let task = attention::Task { cache, kv_head, group, window: None, first: depth - 1, queries };
                 SCRATCH.with_borrow_mut(|scratch| black_box(attend(set, &task, scratch).first().copied()));
             });
         };

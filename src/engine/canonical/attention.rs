@@ -4,8 +4,9 @@
 //! sixteen lanes as a tree: lanes i and i + 8, then i and i + 4, i and i + 2, i and i + 1 ([`Simd::sum`]). A *block* is a run of
 //! 512 positions that begins at a multiple of 512. Keys and values are the halves of the cache, widened exactly.
 //!
-//! For one query head with query q at position P, over the positions p = 0 … P of its key/value head; later positions take no
-//! part, rather than being masked, so that nothing in them can matter:
+//! For one query head with query q at position P, over the positions p = 0 … P of its key/value head, or, where the model has a
+//! window of W positions, over p = P − W + 1 … P as far as they are there. Other positions take no part, rather than being
+//! masked, so that nothing in them can matter; lanes and blocks are those of the absolute positions all the same:
 //!
 //! 1. `score_p = a × (1 / √dim)`, where a begins at +0 and `a = fma(q_d, k_{p,d}, a)` for ascending d.
 //! 2. `largest` is the largest score that is a number, −∞ if there is none.
@@ -24,6 +25,8 @@
 //! A task is a run of query positions and one key/value head with all query heads that share it; no task depends on another, and
 //! no bit on how positions are cut into tasks. Up to four rows (a row is one query head at one position) pass over a page of
 //! the cache together, with their sums in registers. Many rows first widen a page to f32, few read the halves as they are.
+
+use std::ops::Range;
 
 use crate::engine::canonical::cache::BlockCache;
 use crate::engine::canonical::cache::PAGE;
@@ -52,6 +55,8 @@ pub(in crate::engine) struct Task<'a> {
     pub(in crate::engine) kv_head: usize,
     /// Query heads that share it.
     pub(in crate::engine) group: usize,
+    /// How many positions a query sees at most, its own and the ones before.
+    pub(in crate::engine) window: Option<usize>,
     /// Position of the first query.
     pub(in crate::engine) first: usize,
     /// One row per position, which begins with the `group × dim` rotated elements of this task's heads.
@@ -153,6 +158,8 @@ struct Plan {
     group: usize,
     rows: usize,
     first: usize,
+    /// Positions that a row sees at most.
+    window: usize,
     stride: usize,
     scale: f32,
 }
@@ -168,33 +175,51 @@ impl Plan {
             group,
             rows: group * count,
             first: task.first,
+            window: task.window.unwrap_or(usize::MAX),
             stride: stride_of(positions),
             scale: 1.0 / (dim as f32).sqrt(),
         }
     }
 
-    /// Positions that a row attends to.
+    /// The end of the positions that a row attends to.
     #[inline(always)]
     fn seen(&self, row: usize) -> usize {
         self.first + row / self.group + 1
     }
 
-    /// Positions that the last row attends to.
+    /// The first position that a row attends to.
+    #[inline(always)]
+    fn start(&self, row: usize) -> usize {
+        self.seen(row).saturating_sub(self.window)
+    }
+
+    /// The end of the positions that the last row attends to.
     #[inline(always)]
     fn positions(&self) -> usize {
         self.seen(self.rows - 1)
     }
 
-    /// Pages that the last row attends to.
+    /// Pages that any row attends to.
     #[inline(always)]
-    fn pages(&self) -> usize {
-        self.positions().div_ceil(PAGE)
+    fn pages(&self) -> Range<usize> {
+        self.start(0) / PAGE..self.positions().div_ceil(PAGE)
     }
 
-    /// The first row that attends to `position`.
+    /// The rows that attend to any of the positions `first..first + count`, of which some row sees one.
     #[inline(always)]
-    fn first_row(&self, position: usize) -> usize {
-        position.saturating_sub(self.first) * self.group
+    fn rows_of(&self, first: usize, count: usize) -> Range<usize> {
+        let start = first.saturating_sub(self.first) * self.group;
+        // The last position that sees the last of these.
+        let last = (first + count - 1).saturating_add(self.window - 1);
+        let end = if last < self.first { 0 } else { (last - self.first).saturating_add(1).saturating_mul(self.group) };
+        start..end.min(self.rows)
+    }
+
+    /// The positions of a page that a row attends to, counted from the page's first; empty if there are none.
+    #[inline(always)]
+    fn inside(&self, row: usize, page: usize) -> Range<usize> {
+        let start = self.start(row).saturating_sub(page * PAGE);
+        start..(self.seen(row).saturating_sub(page * PAGE)).min(PAGE)
     }
 }
 
@@ -227,25 +252,27 @@ impl Element for f32 {
 #[inline(always)]
 fn attend_body<S: Simd>(s: S, task: &Task<'_>, plan: &Plan, scratch: &mut Scratch) {
     let Scratch { queries, scores, wide, lanes, sums, totals, statistics, out } = scratch;
-    for page in 0..plan.pages() {
+    for page in plan.pages() {
         score_page(s, task, plan, page, queries, wide, scores);
     }
     for ((row, scores), statistics) in
         scores.chunks_exact_mut(plan.stride).take(plan.rows).enumerate().zip(&mut *statistics)
     {
-        *statistics = Statistics { largest: largest_score(s, scores, plan.seen(row)), denominator: 0.0 };
+        let seen = plan.start(row)..plan.seen(row);
+        *statistics = Statistics { largest: largest_score(s, scores, seen), denominator: 0.0 };
     }
     totals[..plan.rows * plan.vectors].fill([0.0; LANES]);
-    for block in 0..plan.positions().div_ceil(BLOCK) {
-        let first = plan.first_row(block * BLOCK);
-        let active = first * plan.vectors..plan.rows * plan.vectors;
+    for block in plan.start(0) / BLOCK..plan.positions().div_ceil(BLOCK) {
+        let rows = plan.rows_of(block * BLOCK, BLOCK);
+        let active = rows.start * plan.vectors..rows.end * plan.vectors;
         sums[active.clone()].fill([0.0; LANES]);
-        lanes[first..plan.rows].fill([0.0; LANES]);
-        for page in block * BLOCK / PAGE..plan.pages().min((block + 1) * BLOCK / PAGE) {
+        lanes[rows.clone()].fill([0.0; LANES]);
+        let pages = plan.pages();
+        for page in pages.start.max(block * BLOCK / PAGE)..pages.end.min((block + 1) * BLOCK / PAGE) {
             weigh_page(s, plan, page, statistics, scores, lanes);
             gather_page(s, task, plan, page, scores, wide, sums);
         }
-        for (statistics, lanes) in statistics[first..plan.rows].iter_mut().zip(&lanes[first..]) {
+        for (statistics, lanes) in statistics[rows.clone()].iter_mut().zip(&lanes[rows]) {
             statistics.denominator += s.sum(s.load(lanes));
         }
         for (total, sum) in totals[active.clone()].iter_mut().zip(&sums[active]) {
@@ -274,10 +301,11 @@ fn score_page<S: Simd>(
 ) {
     let keys = task.cache.keys(page, task.kv_head);
     if plan.rows <= FEW_ROWS {
-        let ahead = if page + 1 < plan.pages() {
+        let pages = plan.pages();
+        let ahead = if page + 1 < pages.end {
             task.cache.keys(page + 1, task.kv_head).as_flattened()
         } else {
-            task.cache.values(0, task.kv_head).as_chunks().0
+            task.cache.values(pages.start, task.kv_head).as_chunks().0
         };
         return score_rows(s, plan, page, keys, ahead, queries, scores);
     }
@@ -298,9 +326,9 @@ fn score_rows<S: Simd, E: Element>(
     queries: &[f32],
     scores: &mut [f32],
 ) {
-    let mut row = plan.first_row(page * PAGE);
-    while row < plan.rows {
-        match plan.rows - row {
+    let Range { start: mut row, end } = plan.rows_of(page * PAGE, PAGE);
+    while row < end {
+        match end - row {
             1 => score_some::<S, E, 1>(s, plan, page, row, keys, ahead, queries, scores),
             2 => score_some::<S, E, 2>(s, plan, page, row, keys, ahead, queries, scores),
             3 => score_some::<S, E, 3>(s, plan, page, row, keys, ahead, queries, scores),
@@ -326,13 +354,14 @@ fn score_some<S: Simd, E: Element, const R: usize>(
     scores: &mut [f32],
 ) {
     let Plan { dim, stride, scale, .. } = *plan;
-    let vectors = (plan.seen(row + R - 1) - page * PAGE).div_ceil(LANES).min(VECTORS);
+    // From the first position that the first row sees to the last one that the last row does.
+    let vectors = plan.inside(row, page).start / LANES..plan.inside(row + R - 1, page).end.div_ceil(LANES);
     let queries: [&[f32]; R] = std::array::from_fn(|r| &queries[(row + r) * dim..][..dim]);
     let scores = &mut scores[row * stride + page * PAGE..];
-    if vectors == VECTORS && (S::ROOMY || R == 1) {
+    if vectors == (0..VECTORS) && (S::ROOMY || R == 1) {
         return score_vectors::<S, E, R, VECTORS>(s, queries, keys, 0, ahead, scale, scores, stride);
     }
-    for vector in 0..vectors {
+    for vector in vectors {
         score_vectors::<S, E, R, 1>(s, queries, keys, vector, ahead, scale, scores, stride);
     }
 }
@@ -397,11 +426,12 @@ fn weigh_page<S: Simd>(
     scores: &mut [f32],
     lanes: &mut [[f32; LANES]],
 ) {
-    for row in plan.first_row(page * PAGE)..plan.rows {
+    for row in plan.rows_of(page * PAGE, PAGE) {
         let scores = &mut scores[row * plan.stride + page * PAGE..][..PAGE];
-        let vectors = (plan.seen(row) - page * PAGE).div_ceil(LANES).min(VECTORS);
+        let inside = plan.inside(row, page);
+        let vectors = inside.start / LANES..inside.end.div_ceil(LANES);
         let (largest, mut sum) = (s.splat(statistics[row].largest), s.load(&lanes[row]));
-        for scores in &mut scores.as_chunks_mut().0[..vectors] {
+        for scores in &mut scores.as_chunks_mut().0[vectors] {
             let weight = exponential(s, s.sub(s.load(scores), largest));
             s.store(weight, scores);
             sum = s.add(sum, weight);
@@ -412,10 +442,13 @@ fn weigh_page<S: Simd>(
 
 /// The largest of a row's scores that is a number.
 #[inline(always)]
-fn largest_score<S: Simd>(s: S, scores: &mut [f32], seen: usize) -> f32 {
-    // These have the weight +0, which changes no sum of weights, and are not read afterwards.
-    scores[seen..seen.next_multiple_of(LANES)].fill(f32::NEG_INFINITY);
-    largest(s, scores[..seen.next_multiple_of(LANES)].as_chunks::<LANES>().0)
+fn largest_score<S: Simd>(s: S, scores: &mut [f32], seen: Range<usize>) -> f32 {
+    let whole = seen.start / LANES * LANES..seen.end.next_multiple_of(LANES);
+    // These have the weight +0, which changes no sum of weights, and are not read afterwards. (If no score is above −∞, their weight
+    // is no number, and neither is that of any other.)
+    scores[whole.start..seen.start].fill(f32::NEG_INFINITY);
+    scores[seen.end..whole.end].fill(f32::NEG_INFINITY);
+    largest(s, scores[whole].as_chunks::<LANES>().0)
 }
 
 /// The largest element that is a number.
@@ -449,7 +482,7 @@ fn gather_page<S: Simd>(
     let (whole, rest) = values.as_chunks();
     if plan.rows <= FEW_ROWS && rest.is_empty() && plan.dim.is_multiple_of(LANES) {
         let next = page + 1;
-        let ahead = if next < plan.pages() { task.cache.values(next, task.kv_head).as_chunks().0 } else { &[] };
+        let ahead = if next < plan.pages().end { task.cache.values(next, task.kv_head).as_chunks().0 } else { &[] };
         return gather_rows(s, plan, page, whole, ahead, weights, sums);
     }
     let positions = (plan.positions() - page * PAGE).min(PAGE);
@@ -472,9 +505,9 @@ fn gather_rows<S: Simd, E: Element>(
     weights: &[f32],
     sums: &mut [[f32; LANES]],
 ) {
-    let mut row = plan.first_row(page * PAGE);
-    while row < plan.rows {
-        match plan.rows - row {
+    let Range { start: mut row, end } = plan.rows_of(page * PAGE, PAGE);
+    while row < end {
+        match end - row {
             1 => gather_some::<S, E, 1>(s, plan, page, row, values, ahead, weights, sums),
             2 => gather_some::<S, E, 2>(s, plan, page, row, values, ahead, weights, sums),
             3 => gather_some::<S, E, 3>(s, plan, page, row, values, ahead, weights, sums),
@@ -485,7 +518,8 @@ fn gather_rows<S: Simd, E: Element>(
     }
 }
 
-/// Adds a page's weighted values to the sums of `R` rows: together as far as all of them see, then each for itself.
+/// Adds a page's weighted values to the sums of `R` rows: together what all of them see, and each for itself what comes before that
+/// and what comes after.
 #[inline(always)]
 #[allow(clippy::too_many_arguments, reason = "the inner part of a loop")]
 fn gather_some<S: Simd, E: Element, const R: usize>(
@@ -499,19 +533,35 @@ fn gather_some<S: Simd, E: Element, const R: usize>(
     sums: &mut [[f32; LANES]],
 ) {
     let vectors = plan.vectors;
-    let start = page * PAGE;
-    let end = |row: usize| (plan.seen(row) - start).min(PAGE);
-    let common = end(row);
-    let weights: [&[f32]; R] = std::array::from_fn(|r| &weights[(row + r) * plan.stride + start..][..PAGE]);
+    let inside: [Range<usize>; R] = std::array::from_fn(|r| plan.inside(row + r, page));
+    // Later rows begin and end later. Where they share nothing, this is empty.
+    let common = inside[R - 1].start..inside[0].end.max(inside[R - 1].start);
+    let weights: [&[f32]; R] = std::array::from_fn(|r| &weights[(row + r) * plan.stride + page * PAGE..][..PAGE]);
     let sums = &mut sums[row * vectors..(row + R) * vectors];
-    let together = weights.map(|weights| &weights[..common]);
-    gather_strips::<S, E, R>(s, together, values, ahead, vectors, sums);
-    for r in 1..R {
-        let alone = [&weights[r][common..end(row + r)]];
-        if !alone[0].is_empty() {
-            let from = common * vectors;
-            gather_strips::<S, E, 1>(s, alone, &values[from..], &[], vectors, &mut sums[r * vectors..]);
-        }
+    let together = weights.map(|weights| &weights[common.clone()]);
+    for r in 0..R {
+        gather_alone(s, weights[r], inside[r].start..inside[r].end.min(common.start), values, r, vectors, sums);
+    }
+    gather_strips::<S, E, R>(s, together, &values[common.start * vectors..], ahead, vectors, sums);
+    for r in 0..R {
+        gather_alone(s, weights[r], common.end..inside[r].end, values, r, vectors, sums);
+    }
+}
+
+/// Adds the weighted values of some positions of a page to the sums of row `r`.
+#[inline(always)]
+fn gather_alone<S: Simd, E: Element>(
+    s: S,
+    weights: &[f32],
+    seen: Range<usize>,
+    values: &[[E; LANES]],
+    r: usize,
+    vectors: usize,
+    sums: &mut [[f32; LANES]],
+) {
+    if !seen.is_empty() {
+        let values = &values[seen.start * vectors..];
+        gather_strips::<S, E, 1>(s, [&weights[seen]], values, &[], vectors, &mut sums[r * vectors..]);
     }
 }
 

@@ -25,9 +25,11 @@
 //! | input of a quantised product | `round`: blocks of 32 or 256 to signed bytes |
 //! | product with a weight row | `formats`: from +0, blocks in ascending order: the integer dot product is exact, then `fma(f32(dot), scale of weights × scale of input, sum)`; formats with minima or offsets a second one |
 //! | product of `F32`, `F16`, `BF16` | `formats::float`: stretches of 32 columns, each from +0 by `fma` in ascending order, added in ascending order; the input is not rounded |
-//! | rotation | `rope`: angles in f64, then f32; two `fma` for each pair |
+//! | biases of queries, keys and values, where the model has them | `norm`: added to the finished product, element by element |
+//! | norm of each head of queries and keys, where the model has it | `norm`: a row is a head; after the bias, before the rotation |
+//! | rotation | `rope`: angles in f64, then f32; two `fma` for each pair, wherever the model has its two elements |
 //! | keys and values | `cache`: rounded to halves, to nearest even; beyond the largest half, the largest |
-//! | attention | `attention`: scores over the dimensions in ascending order; the true maximum first; sums in absolute blocks of 512 positions; later positions are skipped, never masked |
+//! | attention | `attention`: scores over the dimensions in ascending order; the true maximum first; sums in absolute blocks of 512 positions; later positions, and those before the model's window, are skipped, never masked |
 //! | feed-forward gate | `exponential`: `gate ÷ (1 + exp(−gate)) × up` |
 //! | residual | `hidden + projected`, element by element |
 //! | hidden states at a boundary | f32 as they are, or rounded to the boundary's dtype |

@@ -1,4 +1,4 @@
-//! Canonical arithmetic v1: the root-mean-square norm and the residual sum.
+//! Canonical arithmetic v1: the root-mean-square norm, the residual sum and biases.
 //!
 //! All is f32; every operation rounds to nearest even and keeps denormals. `fma(a, b, c)` is a × b + c, rounded once.
 //!
@@ -10,9 +10,15 @@
 //!    would silently make the row zero.
 //! 4. `outᵢ = (xᵢ × scale) × wᵢ`.
 //!
+//! Where a model normalises heads, each head of a query or key is such a row, with the same weights for all heads of a kind.
+//!
 //! # Residual sum
 //!
 //! `toᵢ = toᵢ + fromᵢ`.
+//!
+//! # Biases
+//!
+//! The finished product of a matrix, then `productᵢ = productᵢ + biasᵢ`.
 
 use crate::engine::canonical::part::load_part;
 use crate::engine::canonical::part::store_part;
@@ -25,6 +31,10 @@ kernels! {
     ///
     /// - `input`, `output`: `[rows, weight.len()]`
     pub(in crate::engine) fn normalise(input: &[f32], weight: &[f32], epsilon: f32, output: &mut [f32]) = normalise_rows;
+    /// Normalises each row in place.
+    ///
+    /// - `rows`: `[rows, weight.len()]`
+    pub(in crate::engine) fn normalise_in_place(rows: &mut [f32], weight: &[f32], epsilon: f32) = normalise_body_in_place;
     /// Adds `from` to `to`, element by element.
     pub(in crate::engine) fn add(to: &mut [f32], from: &[f32]) = add_body;
 }
@@ -39,6 +49,20 @@ fn normalise_rows<S: Simd>(s: S, input: &[f32], weight: &[f32], epsilon: f32, ou
         let scale = s.splat(scale_of(s, row, epsilon));
         for ((x, weight), out) in row.chunks(LANES).zip(weight.chunks(LANES)).zip(out.chunks_mut(LANES)) {
             store_part(s, s.mul(s.mul(load_part(s, x), scale), load_part(s, weight)), out);
+        }
+    }
+}
+
+#[inline(always)]
+fn normalise_body_in_place<S: Simd>(s: S, rows: &mut [f32], weight: &[f32], epsilon: f32) {
+    let width = weight.len();
+    if width == 0 {
+        return;
+    }
+    for row in rows.chunks_exact_mut(width) {
+        let scale = s.splat(scale_of(s, row, epsilon));
+        for (x, weight) in row.chunks_mut(LANES).zip(weight.chunks(LANES)) {
+            store_part(s, s.mul(s.mul(load_part(s, x), scale), load_part(s, weight)), x);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Canonical arithmetic v1: the rotary position embedding on interleaved pairs.
+//! Canonical arithmetic v1: the rotary position embedding.
 //!
 //! # Tables, in f64 by [`crate::elementary`], every operation rounded to nearest even
 //!
@@ -10,8 +10,9 @@
 //!
 //! # Rotation, in f32
 //!
-//! The first D elements of every head are pairs (a, b). With `fma(x, y, z)` = x × y + z, rounded once:
-//! `a′ = fma(a, cos, b × −sin)` and `b′ = fma(b, cos, a × sin)`.
+//! The first D elements of every head are pairs (a, b): pair i is the elements 2i and 2i + 1, or i and i + D/2, as the model has
+//! them ([`RopePairs`]). With `fma(x, y, z)` = x × y + z, rounded once: `a′ = fma(a, cos, b × −sin)` and
+//! `b′ = fma(b, cos, a × sin)`. So the same pairs get the same bits wherever they lie.
 //!
 //! Source: Su et al., "RoFormer" (2021), §3.2.2; the scaling is described at [`RopeScaling`].
 
@@ -26,12 +27,14 @@ use crate::engine::canonical::simd::LANES;
 use crate::engine::canonical::simd::Simd;
 use crate::engine::canonical::simd::kernels;
 use crate::shape::Rope;
+use crate::shape::RopePairs;
 use crate::shape::RopeScaling;
 
 /// The angle per position of each rotated pair.
 #[derive(Clone, Debug, PartialEq)]
 pub(in crate::engine) struct Rotation {
     frequencies: Vec<f64>,
+    pairs: RopePairs,
 }
 
 impl Rotation {
@@ -42,7 +45,7 @@ impl Rotation {
             let divisor = divisors.and_then(|divisors| divisors.get(pair as usize)).copied().unwrap_or(1.0);
             stretch(plain, rope.scaling, divisor)
         };
-        Self { frequencies: (0..rope.dimensions / 2).map(frequency).collect() }
+        Self { frequencies: (0..rope.dimensions / 2).map(frequency).collect(), pairs: rope.pairs }
     }
 
     /// Appends sines and cosines for the positions `first..first + count` to `angles`.
@@ -50,18 +53,26 @@ impl Rotation {
     /// They are the same for all blocks, so once per step is enough. Nothing is allocated where `angles` has held as many before.
     pub(in crate::engine) fn append(&self, first: usize, count: usize, angles: &mut Angles) {
         let dimensions = 2 * self.frequencies.len();
-        angles.dimensions = dimensions;
+        (angles.dimensions, angles.pairs) = (dimensions, self.pairs);
         for position in first..first + count {
             let start = angles.table.len();
             angles.table.resize(start + 2 * dimensions, 0.0);
             let (cosines, sines) = angles.table[start..].split_at_mut(dimensions);
-            let pairs = cosines.chunks_exact_mut(2).zip(sines.chunks_exact_mut(2));
-            for (frequency, (cosines, sines)) in self.frequencies.iter().zip(pairs) {
+            for (pair, frequency) in self.frequencies.iter().enumerate() {
                 let (sine, cosine) = sin_cos(position as f64 * frequency);
-                cosines.fill(cosine as f32);
-                sines.copy_from_slice(&[-(sine as f32), sine as f32]);
+                let [one, other] = elements(self.pairs, dimensions, pair);
+                (cosines[one], cosines[other]) = (cosine as f32, cosine as f32);
+                (sines[one], sines[other]) = (-(sine as f32), sine as f32);
             }
         }
+    }
+}
+
+/// The two elements of a pair.
+fn elements(pairs: RopePairs, dimensions: usize, pair: usize) -> [usize; 2] {
+    match pairs {
+        RopePairs::Interleaved => [2 * pair, 2 * pair + 1],
+        RopePairs::Halves => [pair, pair + dimensions / 2],
     }
 }
 
@@ -80,11 +91,19 @@ fn stretch(plain: f64, scaling: RopeScaling, divisor: f32) -> f64 {
 }
 
 /// Sines and cosines of some positions, in any order of positions.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(in crate::engine) struct Angles {
-    /// Per position: cos of each pair twice, then −sin and sin of each pair.
+    /// Per position: the cosine for every element, then the sine, of which that for the first of a pair is negative.
     table: Vec<f32>,
     dimensions: usize,
+    pairs: RopePairs,
+}
+
+impl Default for Angles {
+    /// No positions.
+    fn default() -> Self {
+        Self { table: Vec::new(), dimensions: 0, pairs: RopePairs::Interleaved }
+    }
 }
 
 impl Angles {
@@ -93,13 +112,20 @@ impl Angles {
         self.table.clear();
     }
 
+    /// Which elements turn together.
+    pub(in crate::engine) fn pairs(&self) -> RopePairs {
+        self.pairs
+    }
+
     /// The cosines and the sines of the pairs, `[positions, pairs]` each.
-    pub(in crate::engine) fn pairs(&self) -> [Vec<f32>; 2] {
-        let second_half = self.dimensions;
-        let positions = self.table.chunks_exact(2 * self.dimensions);
-        let cosines = positions.clone().flat_map(|table| table[..second_half].iter().step_by(2).copied());
-        let sines = positions.flat_map(|table| table[second_half..].iter().skip(1).step_by(2).copied());
-        [cosines.collect(), sines.collect()]
+    pub(in crate::engine) fn by_pair(&self) -> [Vec<f32>; 2] {
+        let second = |pair| elements(self.pairs, self.dimensions, pair)[1];
+        let of = |table: usize| {
+            let positions = self.table.chunks_exact(2 * self.dimensions);
+            let start = table * self.dimensions;
+            positions.flat_map(|table| (0..self.dimensions / 2).map(move |pair| table[start + second(pair)])).collect()
+        };
+        [of(0), of(1)]
     }
 
     /// Turns the first dimensions of every head; row i is at the appended position `first + i`.
@@ -116,19 +142,26 @@ impl Angles {
     ) {
         if self.dimensions > 0 {
             let table = &self.table[2 * self.dimensions * first..];
-            rotate_rows(set, table, self.dimensions, rows, stride, heads, head_dim);
+            let rotate = match self.pairs {
+                RopePairs::Interleaved => rotate_interleaved,
+                RopePairs::Halves => rotate_halves,
+            };
+            rotate(set, table, self.dimensions, rows, stride, heads, head_dim);
         }
     }
 }
 
 kernels! {
-    fn rotate_rows(
+    fn rotate_interleaved(
         table: &[f32], dimensions: usize, rows: &mut [f32], stride: usize, heads: usize, head_dim: usize,
-    ) = rotate_body;
+    ) = interleaved_body;
+    fn rotate_halves(
+        table: &[f32], dimensions: usize, rows: &mut [f32], stride: usize, heads: usize, head_dim: usize,
+    ) = halves_body;
 }
 
 #[inline(always)]
-fn rotate_body<S: Simd>(
+fn interleaved_body<S: Simd>(
     s: S,
     table: &[f32],
     dimensions: usize,
@@ -145,6 +178,34 @@ fn rotate_body<S: Simd>(
                 let x = load_part(s, part);
                 let crossed = s.mul(s.swap_pairs(x), load_part(s, sine));
                 store_part(s, s.fma(x, load_part(s, cosine), crossed), part);
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn halves_body<S: Simd>(
+    s: S,
+    table: &[f32],
+    dimensions: usize,
+    rows: &mut [f32],
+    stride: usize,
+    heads: usize,
+    head_dim: usize,
+) {
+    let half = dimensions / 2;
+    for (row, angles) in rows.chunks_mut(stride).zip(table.chunks_exact(2 * dimensions)) {
+        // Both halves of the cosines are the same.
+        let (cosines, sines) = (&angles[..half], &angles[dimensions..]);
+        let (negatives, sines) = sines.split_at(half);
+        let signed = negatives.chunks(LANES).zip(sines.chunks(LANES));
+        for head in row[..heads * head_dim].chunks_exact_mut(head_dim) {
+            let (ones, others) = head[..dimensions].split_at_mut(half);
+            let parts = ones.chunks_mut(LANES).zip(others.chunks_mut(LANES));
+            for ((one, other), (cosine, (negative, sine))) in parts.zip(cosines.chunks(LANES).zip(signed.clone())) {
+                let (a, b, cosine) = (load_part(s, one), load_part(s, other), load_part(s, cosine));
+                store_part(s, s.fma(a, cosine, s.mul(b, load_part(s, negative))), one);
+                store_part(s, s.fma(b, cosine, s.mul(a, load_part(s, sine))), other);
             }
         }
     }

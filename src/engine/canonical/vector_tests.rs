@@ -15,12 +15,14 @@ use crate::engine::canonical::exponential::exponentiate;
 use crate::engine::canonical::exponential::gate_in_place;
 use crate::engine::canonical::norm::add;
 use crate::engine::canonical::norm::normalise;
+use crate::engine::canonical::norm::normalise_in_place;
 use crate::engine::canonical::rope::Angles;
 use crate::engine::canonical::rope::Rotation;
 use crate::engine::canonical::simd::InstructionSet;
 use crate::engine::canonical::wrong::Slip;
 use crate::engine::pool::Pool;
 use crate::shape::Rope;
+use crate::shape::RopePairs;
 use crate::shape::RopeScaling;
 
 #[test]
@@ -90,7 +92,7 @@ fn squares_that_overflow_give_a_row_of_no_numbers() {
 #[test]
 fn rotary_tables_are_near_those_of_the_platform() {
     for (scaling, divisors) in scalings() {
-        let rope = Rope { dimensions: 64, base: 500_000.0, scaling };
+        let rope = Rope { dimensions: 64, pairs: RopePairs::Interleaved, base: 500_000.0, scaling };
         let rotation = Rotation::new(&rope, divisors.as_deref());
         for position in [0, 1, 77, 4_095, 131_071] {
             let (mut angles, mut ones) = (Angles::default(), vec![0.0; 64]);
@@ -127,10 +129,79 @@ fn attention_follows_its_rule_at_every_length_head_and_instruction_set() {
 fn attention_follows_its_rule_with_extreme_numbers() {
     let mut scratch = Scratch::default();
     for (heads, dim, group) in [(1, 8, 2), (2, 16, 4), (1, 33, 3)] {
-        let session = Session::new(heads, dim, group, 600, Extremes::Some);
-        for (first, count) in [(0, 20), (500, 20)] {
-            session.check(first, count, &mut scratch);
+        for window in [None, Some(17), Some(90)] {
+            let session = Session::new(heads, dim, group, 600, Extremes::Some).seeing(window);
+            for (first, count) in [(0, 20), (500, 20)] {
+                session.check(first, count, &mut scratch);
+            }
         }
+    }
+}
+
+#[test]
+fn a_window_is_followed_at_every_length_on_every_instruction_set() {
+    let shapes = [(2, 3, 3), (1, 8, 2), (2, 16, 1), (1, 64, 4), (1, 40, 9)];
+    let spans = [(0, 18), (62, 3), (130, 1), (505, 10), (1_000, 40)];
+    let mut scratch = Scratch::default();
+    for (heads, dim, group) in shapes {
+        for window in [1, 15, 16, 64, 100, 513] {
+            let session = Session::new(heads, dim, group, 1_060, Extremes::None).seeing(Some(window));
+            for (first, count) in spans {
+                session.check(first, count, &mut scratch);
+            }
+        }
+    }
+}
+
+#[test]
+fn nothing_outside_the_window_matters() {
+    let bits_of = |hidden: f32| {
+        let mut session = Session::new(1, 32, 3, 600, Extremes::None).seeing(Some(70));
+        // The first position that is seen from 540 is 471.
+        session.keys[..471 * 32].fill(hidden);
+        session.values[..471 * 32].fill(hidden);
+        session.rewrite();
+        bits(&session.attend(InstructionSet::best(), 0, 540, 60, &mut Scratch::default()))
+    };
+
+    assert_eq!(bits_of(1.0), bits_of(f32::NAN));
+}
+
+#[test]
+fn a_window_as_long_as_the_session_changes_no_bit() {
+    let (all, windowed) = (Session::new(2, 32, 3, 200, Extremes::None), Session::new(2, 32, 3, 200, Extremes::None));
+    let windowed = windowed.seeing(Some(200));
+    let attend = |session: &Session| bits(&session.attend(InstructionSet::best(), 1, 0, 200, &mut Scratch::default()));
+
+    assert_eq!(attend(&all), attend(&windowed));
+    assert_ne!(attend(&all), attend(&windowed.seeing(Some(199))));
+}
+
+#[test]
+fn pairs_get_the_same_bits_wherever_they_lie() {
+    let (dimensions, dim, heads) = (34, 40, 3);
+    let rope = |pairs| Rope { dimensions: dimensions as u32, pairs, base: 10_000.0, scaling: RopeScaling::None };
+    // Of the row of halves, where its elements are in the row of neighbours.
+    let place = |element: usize| match element % dim {
+        inside if inside >= dimensions => element,
+        inside => element - inside + 2 * (inside % (dimensions / 2)) + inside / (dimensions / 2),
+    };
+    let neighbours = Noise(3).row(5 * heads * dim);
+    let halves: Vec<f32> = (0..neighbours.len()).map(|element| neighbours[place(element)]).collect();
+    for set in sets() {
+        let turned = |pairs, row: &[f32]| {
+            let (mut angles, mut row) = (Angles::default(), row.to_vec());
+            Rotation::new(&rope(pairs), None).append(1_000, 5, &mut angles);
+            angles.rotate(set, 0, &mut row, heads * dim, heads, dim);
+            (row, angles.by_pair())
+        };
+
+        let (expected, tables) = turned(RopePairs::Interleaved, &neighbours);
+        let (got, other_tables) = turned(RopePairs::Halves, &halves);
+
+        let expected: Vec<f32> = (0..expected.len()).map(|element| expected[place(element)]).collect();
+        assert_eq!(bits(&got), bits(&expected), "{}", set.name());
+        assert_eq!(tables, other_tables);
     }
 }
 
@@ -172,8 +243,9 @@ fn kernels_that_break_a_rule_are_seen() {
 #[test]
 fn a_prompt_cut_anywhere_gives_the_same_bits() {
     let session = Session::new(2, 32, 3, 200, Extremes::None);
+    let windowed = Session::new(2, 32, 3, 200, Extremes::None).seeing(Some(70));
     let mut scratch = Scratch::default();
-    for set in sets() {
+    for (set, session) in sets().flat_map(|set| [(set, &session), (set, &windowed)]) {
         let whole = session.attend(set, 1, 0, 200, &mut scratch);
         for chunk in [1, 7, 16, 64] {
             let starts = (0..200).step_by(chunk);
@@ -216,7 +288,13 @@ fn the_bits_never_change() {
         rope Tensor a3f7dcdc6210e297eb8e22830a6f72ac
         attention 2 64 4 530 3 b2ee1f4b58d6144fbbcdda0d74086aca
         attention 1 8 2 0 40 9a92d4948a7738a0d15181a66cbc7974
-        attention 1 17 1 1020 9 d0419f812c57ab183b82aa10f310a62a"#]].assert_eq(&traces[0]);
+        attention 1 17 1 1020 9 d0419f812c57ab183b82aa10f310a62a
+        rope in halves 3ab457585de7c6c0995c2362cd1eaff4
+        bias af5dcbfce13ae34e5bcd5fb175c5e4dd
+        norms of heads caf30728bca57ee80135495ac735a7d7
+        attention 2 64 4 530 3 window 100 6e465c7b5dbf041203eefc4b965c6316
+        attention 1 8 2 0 40 window 9 3346b23cfa9a07d811c3f2667b83016a
+        attention 1 17 1 1020 9 window 600 f996d1b0dbdb113dbb4c6d82c6d4ea33"#]].assert_eq(&traces[0]);
 }
 
 proptest! {
@@ -234,6 +312,8 @@ proptest! {
         let normal = norm(&gate, &up, 1e-5);
         for set in sets() {
             let (mut a, mut b, mut c, mut d) = (gate.clone(), gate.clone(), gate.clone(), gate.clone());
+            let mut e = gate.clone();
+            normalise_in_place(set, &mut e, &up, 1e-5);
             gate_in_place(set, function, &mut a, &up);
             exponentiate(set, &mut b);
             add(set, &mut c, &up);
@@ -242,16 +322,19 @@ proptest! {
             prop_assert_eq!(bits(&b), bits(&exps), "{}", set.name());
             prop_assert_eq!(bits(&c), bits(&sums), "{}", set.name());
             prop_assert_eq!(bits(&d), bits(&normal), "{}", set.name());
+            prop_assert_eq!(bits(&e), bits(&normal), "{}", set.name());
         }
     }
 
     #[test]
     fn rotation_follows_its_rule(
         seed: u64, pairs in 1..20_usize, beyond in 0..5_usize, heads in 1..4_usize, gap in 0..3_usize,
-        first in 0..200_000_usize, extreme in any_float(),
+        first in 0..200_000_usize, extreme in any_float(), halves: bool,
     ) {
         let (dim, stride) = (2 * pairs + beyond, heads * (2 * pairs + beyond) + gap);
-        let rope = Rope { dimensions: 2 * pairs as u32, base: 10_000.0, scaling: RopeScaling::None };
+        let dimensions = 2 * pairs as u32;
+        let pairs = if halves { RopePairs::Halves } else { RopePairs::Interleaved };
+        let rope = Rope { dimensions, pairs, base: 10_000.0, scaling: RopeScaling::None };
         let mut rows = Noise(seed).row(3 * stride);
         rows[seed as usize % (3 * stride)] = extreme;
         let expected = rotated(&rows, &rope, first, stride, heads, dim);
@@ -348,13 +431,16 @@ fn rotated(rows: &[f32], rope: &Rope, first: usize, stride: usize, heads: usize,
     let mut rows = rows.to_vec();
     for (position, row) in (first..).zip(rows.chunks_mut(stride)) {
         for head in row[..heads * dim].chunks_mut(dim) {
-            for (pair, elements) in head[..rope.dimensions as usize].chunks_mut(2).enumerate() {
+            let pairs = rope.dimensions as usize / 2;
+            for pair in 0..pairs {
+                let (one, other) =
+                    if rope.pairs == RopePairs::Halves { (pair, pair + pairs) } else { (2 * pair, 2 * pair + 1) };
                 let exponent = -2.0 * pair as f64 / f64::from(rope.dimensions);
                 let frequency = crate::elementary::pow(f64::from(rope.base), exponent);
                 let (sine, cosine) = crate::elementary::sin_cos(position as f64 * frequency);
-                let (a, b, sine, cosine) = (elements[0], elements[1], sine as f32, cosine as f32);
-                elements[0] = a.mul_add(cosine, b * -sine);
-                elements[1] = b.mul_add(cosine, a * sine);
+                let (a, b, sine, cosine) = (head[one], head[other], sine as f32, cosine as f32);
+                head[one] = a.mul_add(cosine, b * -sine);
+                head[other] = b.mul_add(cosine, a * sine);
             }
         }
     }
@@ -400,6 +486,7 @@ struct Session {
     heads: usize,
     dim: usize,
     group: usize,
+    window: Option<usize>,
     queries: Vec<f32>,
     keys: Vec<f32>,
     values: Vec<f32>,
@@ -423,17 +510,30 @@ impl Session {
         };
         let width = heads * dim;
         let (queries, keys, values) = (row(1, width * group), row(2, width), row(3, width));
-        let mut cache = Cache::new(2, heads, dim, positions);
-        let rows = |elements| Rows { elements, stride: width };
-        cache.write((&Pool::alone(), InstructionSet::best()), 1, 0, rows(&keys), rows(&values));
-        Self { heads, dim, group, queries, keys, values, cache }
+        let cache = Cache::new(2, heads, dim, positions);
+        let mut session = Self { heads, dim, group, window: None, queries, keys, values, cache };
+        session.rewrite();
+        session
+    }
+
+    /// Writes keys and values into the cache again.
+    fn rewrite(&mut self) {
+        let rows = |elements| Rows { elements, stride: self.heads * self.dim };
+        let (keys, values) = (rows(&self.keys), rows(&self.values));
+        self.cache.write((&Pool::alone(), InstructionSet::best()), 1, 0, keys, values);
+    }
+
+    /// The same with a window.
+    fn seeing(self, window: Option<usize>) -> Self {
+        Self { window, ..self }
     }
 
     fn attend(&self, set: InstructionSet, head: usize, first: usize, count: usize, scratch: &mut Scratch) -> Vec<f32> {
         let stride = self.heads * self.group * self.dim;
         let begin = first * stride + head * self.group * self.dim;
         let queries = Rows { elements: &self.queries[begin..(first + count) * stride], stride };
-        let task = Task { cache: self.cache.block(1), kv_head: head, group: self.group, first, queries };
+        let Self { group, window, .. } = *self;
+        let task = Task { cache: self.cache.block(1), kv_head: head, group, window, first, queries };
         attend(set, &task, scratch).to_vec()
     }
 
@@ -473,17 +573,20 @@ impl Session {
             let sum = (0..dim).fold(0.0_f32, |sum, d| fused(query[d], element(&self.keys, p, d), sum));
             sum * (1.0 / (dim as f32).sqrt())
         };
-        let scores: Vec<f32> = (0..=position).map(score).collect();
-        let largest = scores.iter().copied().filter(|score| !score.is_nan()).fold(f32::NEG_INFINITY, f32::max);
+        let start = self.window.map_or(0, |window| (position + 1).saturating_sub(window));
+        // What is outside the window is no number, should anything look at it.
+        let scores: Vec<f32> = (0..=position).map(|p| if p < start { f32::NAN } else { score(p) }).collect();
+        let largest = scores[start..].iter().copied().filter(|score| !score.is_nan()).fold(f32::NEG_INFINITY, f32::max);
         let weights: Vec<f32> = scores.iter().map(|score| exp(score - largest)).collect();
         let mut denominator = 0.0;
         let mut totals = vec![0.0; dim];
-        for (index, weights) in weights.chunks(block).enumerate() {
+        for (index, weights) in weights.chunks(block).enumerate().skip(start / block) {
+            let seen = weights.iter().enumerate().skip(start.saturating_sub(index * block));
             let mut lanes = [0.0; 16];
-            weights.iter().enumerate().for_each(|(p, weight)| lanes[p % 16] += weight);
+            seen.clone().for_each(|(p, weight)| lanes[p % 16] += weight);
             denominator += tree(lanes);
             for (d, total) in totals.iter_mut().enumerate() {
-                let weighted = weights.iter().enumerate();
+                let weighted = seen.clone();
                 *total += weighted
                     .fold(0.0_f32, |sum, (p, weight)| fused(*weight, element(&self.values, index * block + p, d), sum));
             }
@@ -521,7 +624,7 @@ fn outputs(set: InstructionSet) -> Vec<(String, Vec<u32>)> {
     add(set, &mut out, &other);
     note("add".to_owned(), &out);
     for (scaling, divisors) in scalings() {
-        let rope = Rope { dimensions: 64, base: 500_000.0, scaling };
+        let rope = Rope { dimensions: 64, pairs: RopePairs::Interleaved, base: 500_000.0, scaling };
         let (mut angles, mut rows) = (Angles::default(), Noise(3).row(5 * 128));
         Rotation::new(&rope, divisors.as_deref()).append(1_000, 5, &mut angles);
         angles.rotate(set, 0, &mut rows, 128, 2, 64);
@@ -531,6 +634,38 @@ fn outputs(set: InstructionSet) -> Vec<(String, Vec<u32>)> {
         let session = Session::new(heads, dim, group, first + count, Extremes::None);
         let out = session.attend(set, heads - 1, first, count, &mut Scratch::default());
         note(format!("attention {heads} {dim} {group} {first} {count}"), &out);
+    }
+    for (name, values) in younger_outputs(set) {
+        note(name, &values);
+    }
+    outputs
+}
+
+/// The same of what came later: halves, biases, norms of heads, windows.
+fn younger_outputs(set: InstructionSet) -> Vec<(String, Vec<f32>)> {
+    let mut outputs = Vec::new();
+    let rope = Rope {
+        dimensions: 64,
+        pairs: RopePairs::Halves,
+        base: 1_000_000.0,
+        scaling: RopeScaling::Linear { factor: 4.0 },
+    };
+    let (mut angles, mut rows) = (Angles::default(), Noise(3).row(5 * 160));
+    Rotation::new(&rope, None).append(1_000, 5, &mut angles);
+    angles.rotate(set, 0, &mut rows, 160, 2, 80);
+    outputs.push(("rope in halves".to_owned(), rows));
+    let mut rows = Noise(6).row(1_003);
+    add(set, &mut rows, &Noise(7).row(1_003));
+    outputs.push(("bias".to_owned(), rows));
+    let mut rows = Noise(8).row(100 * 40);
+    normalise_in_place(set, &mut rows, &Noise(9).row(40), 1e-6);
+    outputs.push(("norms of heads".to_owned(), rows));
+    for (heads, dim, group, first, count, window) in
+        [(2, 64, 4, 530, 3, 100), (1, 8, 2, 0, 40, 9), (1, 17, 1, 1_020, 9, 600)]
+    {
+        let session = Session::new(heads, dim, group, first + count, Extremes::None).seeing(Some(window));
+        let out = session.attend(set, heads - 1, first, count, &mut Scratch::default());
+        outputs.push((format!("attention {heads} {dim} {group} {first} {count} window {window}"), out));
     }
     outputs
 }

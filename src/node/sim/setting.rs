@@ -24,6 +24,7 @@ use crate::scheduler::SchedulerConfig;
 use crate::shape::Architecture;
 use crate::shape::ModelShape;
 use crate::shape::Rope;
+use crate::shape::RopePairs;
 use crate::shape::RopeScaling;
 use crate::shape::WireDtype;
 use crate::units::UnitRange;
@@ -44,8 +45,9 @@ pub(in crate::node) fn shape() -> ModelShape {
         feed_forward: 512,
         vocab: 512,
         context: 2_048,
+        window: None,
         norm_eps: 1e-5,
-        rope: Rope { dimensions: 4, base: 10_000.0, scaling: RopeScaling::None },
+        rope: Rope { dimensions: 4, pairs: RopePairs::Interleaved, base: 10_000.0, scaling: RopeScaling::None },
         tied: false,
     }
 }

@@ -10,6 +10,7 @@ use crate::session::outcome::Fate;
 use crate::shape::Architecture;
 use crate::shape::ModelShape;
 use crate::shape::Rope;
+use crate::shape::RopePairs;
 use crate::shape::RopeScaling;
 use crate::shape::WireDtype;
 use crate::units::UnitRange;
@@ -282,8 +283,9 @@ fn job() -> Job {
         feed_forward: 512,
         vocab: 500,
         context: 100_000,
+        window: None,
         norm_eps: 1e-5,
-        rope: Rope { dimensions: 64, base: 10_000.0, scaling: RopeScaling::None },
+        rope: Rope { dimensions: 64, pairs: RopePairs::Interleaved, base: 10_000.0, scaling: RopeScaling::None },
         tied: false,
     };
     Job {

@@ -7,6 +7,7 @@ use crate::session::step::StageKey;
 use crate::shape::Architecture;
 use crate::shape::ModelShape;
 use crate::shape::Rope;
+use crate::shape::RopePairs;
 use crate::shape::RopeScaling;
 use crate::units::Chain;
 use crate::units::Stage;
@@ -41,8 +42,9 @@ fn shape() -> ModelShape {
         feed_forward: 8,
         vocab: 50,
         context: 1_024,
+        window: None,
         norm_eps: 1e-5,
-        rope: Rope { dimensions: 4, base: 10_000.0, scaling: RopeScaling::None },
+        rope: Rope { dimensions: 4, pairs: RopePairs::Interleaved, base: 10_000.0, scaling: RopeScaling::None },
         tied: false,
     }
 }

@@ -2,8 +2,10 @@
 
 use crate::amounts::Bytes;
 use crate::ids::BlobHash;
+use crate::shape::Architecture;
 use crate::shape::ModelShape;
 use crate::shape::Rope;
+use crate::shape::RopePairs;
 use crate::shape::RopeScaling;
 use crate::shape::WeightFormat;
 use crate::wire::bad::BadMessage;
@@ -11,6 +13,7 @@ use crate::wire::bad::ascending;
 use crate::wire::bad::at_most;
 use crate::wire::bad::positive;
 use crate::wire::bad::within;
+use crate::wire::fetch::MAX_TENSOR;
 use crate::wire::layout::Reader;
 use crate::wire::layout::put_count;
 use crate::wire::layout::put_short;
@@ -26,7 +29,12 @@ use crate::wire::manifest::Manifest;
 use crate::wire::manifest::TensorEntry;
 
 const MARK: [u8; 4] = *b"BRGM";
-const VERSION: u16 = 1;
+
+/// The version of models of the architecture `llama` with interleaved pairs and no window.
+const FIRST: u16 = 1;
+
+/// The version of all others.
+const SECOND: u16 = 2;
 
 /// The fewest bytes of an encoded tensor: name of one byte, one unit, one dimension.
 const MIN_TENSOR: usize = 2 + 4 + 9 + 4 + 8 + 32;
@@ -42,8 +50,8 @@ impl Manifest {
             return Err(BadMessage::TooLarge { message: "Manifest", limit: MAX_MANIFEST, got });
         }
         let mut reader = Reader::new("Manifest", bytes);
-        reader.begin(MARK, VERSION)?;
-        let shape = read_shape(&mut reader)?;
+        let version = reader.begin_one_of(MARK, FIRST..=SECOND)?;
+        let shape = read_shape(&mut reader, version)?;
         let vocabulary = BlobHash::new(reader.array("vocabulary hash")?);
         let count = reader.u32("tensor count")? as usize;
         let count = reader.count("tensors", count, MAX_TENSORS, MIN_TENSOR)?;
@@ -58,7 +66,7 @@ impl Manifest {
     pub fn encode(&self) -> bytes::Bytes {
         let mut out = Vec::with_capacity(256 + 160 * self.tensors.len());
         out.extend_from_slice(&MARK);
-        out.extend_from_slice(&VERSION.to_le_bytes());
+        out.extend_from_slice(&version_of(&self.shape).to_le_bytes());
         put_shape(&mut out, &self.shape);
         out.extend_from_slice(self.vocabulary.as_bytes());
         put_count(&mut out, self.tensors.len());
@@ -89,6 +97,14 @@ impl Manifest {
     }
 }
 
+/// The version in which a model of this shape is written.
+fn version_of(shape: &ModelShape) -> u16 {
+    let is_first = shape.architecture == Architecture::Llama
+        && shape.rope.pairs == RopePairs::Interleaved
+        && shape.window.is_none();
+    if is_first { FIRST } else { SECOND }
+}
+
 fn check_shape(shape: &ModelShape) -> Result<(), BadMessage> {
     within("blocks", shape.blocks, 1..=MAX_BLOCKS)?;
     within("width", shape.width, 1..=MAX_WIDTH)?;
@@ -102,6 +118,12 @@ fn check_shape(shape: &ModelShape) -> Result<(), BadMessage> {
     }
     within("vocabulary size", shape.vocab, 1..=MAX_VOCAB)?;
     within("context", shape.context, 1..=MAX_CONTEXT)?;
+    if let Some(window) = shape.window {
+        within("window", window, 1..=shape.context - 1)?;
+    }
+    if !shape.architecture.rotates(shape.rope.pairs) {
+        return Err(BadMessage::OutOfRange { field: "rotated pairs" });
+    }
     within("norm epsilon", positive("norm epsilon", shape.norm_eps)?, 0.0..=1.0)?;
     check_rope(&shape.rope, shape.head_dim)
 }
@@ -147,17 +169,17 @@ fn check_tensor(tensor: &TensorEntry, units: u16) -> Result<(), BadMessage> {
     let elements = elements.filter(|&elements| elements > 0).ok_or(wrong.clone())?;
     // Blocks never reach over the end of a row.
     let expected = tensor.format.bytes(row).and_then(|_| tensor.format.bytes(elements)).ok_or(wrong)?.0;
-    let got = tensor.bytes.0;
+    let got = within("tensor bytes", tensor.bytes.0, 1..=MAX_TENSOR)?;
     if expected != got {
         return Err(BadMessage::Length { field: "tensor bytes", expected, got });
     }
     Ok(())
 }
 
-fn read_shape(reader: &mut Reader<'_>) -> Result<ModelShape, BadMessage> {
+fn read_shape(reader: &mut Reader<'_>, version: u16) -> Result<ModelShape, BadMessage> {
     let length = usize::from(reader.u8("architecture")?);
     let name = reader.text("architecture", length)?;
-    Ok(ModelShape {
+    let mut shape = ModelShape {
         // Only names are unknown here, never numbers, so there is none to report.
         architecture: name.parse().map_err(|_| BadMessage::OutOfRange { field: "architecture" })?,
         blocks: reader.u16("blocks")?,
@@ -168,14 +190,34 @@ fn read_shape(reader: &mut Reader<'_>) -> Result<ModelShape, BadMessage> {
         feed_forward: reader.u32("feed-forward width")?,
         vocab: reader.u32("vocabulary size")?,
         context: reader.u32("context")?,
+        window: None,
         norm_eps: reader.f32("norm epsilon")?,
         rope: Rope {
             dimensions: reader.u32("rope dimensions")?,
+            pairs: RopePairs::Interleaved,
             base: reader.f32("rope base")?,
             scaling: read_scaling(reader)?,
         },
-        tied: reader.flag("tied")?,
-    })
+        tied: false,
+    };
+    if version == SECOND {
+        shape.rope.pairs = read_pairs(reader)?;
+        shape.window = Some(reader.u32("window")?).filter(|window| *window > 0);
+    }
+    shape.tied = reader.flag("tied")?;
+    if version_of(&shape) != version {
+        let expected = version_of(&shape);
+        return Err(BadMessage::Version { message: "Manifest", expected, got: version });
+    }
+    Ok(shape)
+}
+
+fn read_pairs(reader: &mut Reader<'_>) -> Result<RopePairs, BadMessage> {
+    match reader.u8("rotated pairs")? {
+        0 => Ok(RopePairs::Interleaved),
+        1 => Ok(RopePairs::Halves),
+        got => Err(BadMessage::Unknown { field: "rotated pairs", got: got.into() }),
+    }
 }
 
 fn read_scaling(reader: &mut Reader<'_>) -> Result<RopeScaling, BadMessage> {
@@ -217,6 +259,13 @@ fn put_shape(out: &mut Vec<u8>, shape: &ModelShape) {
             out.extend_from_slice(&original_context.to_le_bytes());
         }
         RopeScaling::Tensor => out.push(3),
+    }
+    if version_of(shape) == SECOND {
+        out.push(match shape.rope.pairs {
+            RopePairs::Interleaved => 0,
+            RopePairs::Halves => 1,
+        });
+        out.extend_from_slice(&shape.window.unwrap_or_default().to_le_bytes());
     }
     out.push(shape.tied.into());
 }
@@ -275,6 +324,31 @@ mod tests {
     }
 
     #[test]
+    fn what_one_version_says_the_other_does_not() {
+        let first = samples::manifest();
+        let second = samples::manifest_of_a_window();
+        let with = |manifest: &Manifest, change: &dyn Fn(&mut Vec<u8>)| {
+            let mut bytes = manifest.encode().to_vec();
+            change(&mut bytes);
+            Manifest::decode(&bytes)
+        };
+        // After mark, version, name, sizes, epsilon, rope and linear scaling.
+        let place = 6 + 6 + 2 + 28 + 4 + 8 + 5;
+
+        assert_eq!((first.encode()[4], second.encode()[4]), (1, 2));
+        assert_eq!(Manifest::decode(&second.encode()), Ok(second.clone()));
+        let plain = with(&first, &|bytes| {
+            bytes[4] = 2;
+            bytes.splice(place..place, [0; 5]);
+        });
+        assert_eq!(plain, Err(BadMessage::Version { message: "Manifest", expected: 1, got: 2 }));
+        let hidden = with(&first, &|bytes| drop(bytes.splice(6..12, *b"\x05qwen3")));
+        assert_eq!(hidden, Err(BadMessage::Version { message: "Manifest", expected: 2, got: 1 }));
+        let pairs = with(&second, &|bytes| bytes[place] = 2);
+        assert!(matches!(pairs, Err(BadMessage::Unknown { field: "rotated pairs", got: 2 })), "{pairs:?}");
+    }
+
+    #[test]
     fn a_tied_embedding_is_counted_once() {
         let manifest = samples::manifest();
         let bytes = |start, end| manifest.weight_bytes(UnitRange::new(start, end).unwrap());
@@ -290,7 +364,10 @@ mod tests {
 
     #[test]
     fn a_shape_is_sound() {
-        let changes: [fn(&mut ModelShape); 17] = [
+        let changes: [fn(&mut ModelShape); 20] = [
+            |shape| shape.window = Some(512),
+            |shape| shape.window = Some(u32::MAX),
+            |shape| shape.architecture = Architecture::Qwen2,
             |shape| shape.blocks = 0,
             |shape| shape.blocks = MAX_BLOCKS + 1,
             |shape| shape.width = 0,
@@ -316,6 +393,7 @@ mod tests {
         ];
 
         assert!(!refused(|_| {}));
+        assert!(!refused(|manifest| manifest.shape.window = Some(511)));
         for (place, change) in changes.into_iter().enumerate() {
             assert!(refused(|manifest| change(&mut manifest.shape)), "change {place}");
         }
@@ -377,7 +455,8 @@ mod tests {
         };
 
         assert_eq!(with(0, b'X'), Err(BadMessage::Mark { message: "Manifest" }));
-        assert_eq!(with(4, 2), Err(BadMessage::Version { message: "Manifest", expected: 1, got: 2 }));
+        assert_eq!(with(4, 3), Err(BadMessage::Version { message: "Manifest", expected: 2, got: 3 }));
+        assert_eq!(with(4, 0), Err(BadMessage::Version { message: "Manifest", expected: 2, got: 0 }));
         assert_eq!(
             Manifest::decode(&[&bytes[..], &[0]].concat()),
             Err(BadMessage::Trailing { message: "Manifest", got: 1 })
