@@ -23,7 +23,7 @@ fn every_fixture_has_the_id_that_it_has_everywhere() {
 
     expect![[r#"
         llama3 5d96af56bde195a375dc1479952cc23f79c030659ebf5cbb1ed000dfc62137c2
-        mistral 1e4dd4543c8f43a4ee694490edf2cc33b64548896bf701cec75e82bf122e824a
+        mistral f6173ffcca44f1a37a9e2ae680fcc52e96b866b74134eaa00fe0c4f57d6a031a
         qwen2 2faec4261d7f6331e23476158b35d1b8d76ee85f0faacdbcde935170e41ec4b6
         qwen3 26521f3511a4ba9a6615b612c6f4691d4196428f9119868baf9a3cde358121ed"#]]
     .assert_eq(&ids.join("\n"));
