@@ -99,13 +99,15 @@ fn alone(root: &Path, model: &str, change: ModelChange) -> anyhow::Result<Change
 
 /// How many tensors are right, and the names of those that are not, which count as missing now.
 fn verify(catalogue: &mut Catalogue, id: ModelId) -> Result<(usize, Vec<String>), CatalogueError> {
-    let (mut right, mut damaged) = (0, Vec::new());
+    let (mut right, mut damaged) = (0, catalogue.awaited(id)?);
     for (name, located) in catalogue.located(id)? {
-        if matches!(located.hash(catalogue.tensors()), Ok(Some(_))) {
-            right += 1;
-        } else {
-            catalogue.damaged(located.tensor)?;
-            damaged.push(name);
+        match located.hash(catalogue.tensors()) {
+            Ok(Some(_)) => right += 1,
+            Ok(None) => {
+                catalogue.damaged(&located)?;
+                damaged.push(name);
+            }
+            Err(error) => return Err(CatalogueError::Unreadable { name, source: error }),
         }
     }
     Ok((right, damaged))

@@ -133,6 +133,8 @@ pub(super) enum Done {
     Described { wish: Wish, model: Result<ModelId, String> },
     /// A model's weights were looked through, or something was done to it.
     Changed(ModelId),
+    /// The units of a model whose weights are here and given to others.
+    Given(ModelId, Vec<UnitRange>),
     /// A file was imported, or not.
     Imported { imported: Result<Box<Imported>, ImportError>, reply: oneshot::Sender<Result<ImportedView, ImportError>> },
 }
@@ -224,7 +226,8 @@ impl Daemon {
         self.tell_given(model);
         let heard = match weights {
             Ok(weights) => {
-                self.lacks.remove(&(model, range));
+                // Placement may have chosen other units than those that could not be had.
+                self.lacks.retain(|(of, _), _| *of != model);
                 self.bridge.load(model, range, Arc::from(weights))
             }
             Err(reason) => {
@@ -236,10 +239,15 @@ impl Daemon {
         heard.into_iter().for_each(|input| self.feed(Input::Engine(input)));
     }
 
-    /// Tells the node which of a model's weights are given to others.
-    fn tell_given(&mut self, model: ModelId) {
-        let given = self.library.given(model);
-        self.feed(Input::Given(model, given));
+    /// Tells the node which of a model's weights are given to others, once somebody has looked beside the loop.
+    fn tell_given(&self, model: ModelId) {
+        let (library, done) = (self.library.clone(), self.done.clone());
+        tokio::spawn(async move {
+            if let Ok(given) = tokio::task::spawn_blocking(move || library.given(model)).await {
+                // The loop that is gone gives nothing.
+                let _ = done.send(Done::Given(model, given)).await;
+            }
+        });
     }
 
     fn deliver(&mut self, request: RequestId, delivery: Delivery) -> Option<Input> {
@@ -391,6 +399,7 @@ impl Daemon {
             }
             Done::Described { wish, model } => self.described(wish, model),
             Done::Changed(model) => self.tell_given(model),
+            Done::Given(model, given) => self.feed(Input::Given(model, given)),
             Done::Imported { imported, reply } => {
                 let view = imported.map(|imported| {
                     self.know(imported.id);

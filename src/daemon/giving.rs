@@ -1,8 +1,10 @@
 //! What of this machine's models is given to other peers: manifests, vocabularies, and tensors piece by piece, none unverified.
 
 use std::collections::BTreeSet;
+use std::collections::VecDeque;
 use std::io;
 use std::ops::Range;
+use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
 use std::sync::PoisonError;
@@ -27,6 +29,9 @@ use crate::weights::lookup::Missing;
 use crate::wire::fetch::FetchPart;
 use crate::wire::fetch::FetchRequest;
 
+/// Outlines kept in memory, of 512 KiB at most (arbitrary: as many as there are streams, twice).
+const OUTLINES: usize = 16;
+
 /// What is given to other peers, and what was found out in doing so.
 #[derive(Debug)]
 pub(super) struct Giving {
@@ -38,17 +43,21 @@ pub(super) struct Giving {
     hashing: Mutex<()>,
     /// Tensors whose bytes turned out wrong, and that nobody has begun to fetch.
     damaged: Mutex<Vec<Missing>>,
+    /// The outlines that were asked for last.
+    outlines: Mutex<VecDeque<Arc<Outline>>>,
     sent: AtomicU64,
     received: AtomicU64,
 }
 
 impl Giving {
-    pub(super) fn new(weights: Switch, allowed: BTreeSet<PeerKey>) -> Self {
+    /// - `awaited`: what was found damaged before a restart
+    pub(super) fn new(weights: Switch, allowed: BTreeSet<PeerKey>, awaited: Vec<Missing>) -> Self {
         Self {
             weights,
             allowed,
             hashing: Mutex::default(),
-            damaged: Mutex::default(),
+            damaged: Mutex::new(awaited),
+            outlines: Mutex::default(),
             sent: AtomicU64::new(0),
             received: AtomicU64::new(0),
         }
@@ -60,11 +69,6 @@ impl Library {
     pub(super) fn given(&self, model: ModelId) -> Vec<UnitRange> {
         let is_demo = self.entry(model).is_some_and(|entry| entry.weights == Place::Embedded);
         if is_demo || self.giving.weights == Switch::Off { Vec::new() } else { self.held(model) }
-    }
-
-    /// Whether tensors were found damaged since they were taken last.
-    pub(super) fn has_damaged(&self) -> bool {
-        !self.damaged().is_empty()
     }
 
     /// The tensors that were found damaged since the last time.
@@ -117,32 +121,58 @@ impl Library {
         Some(BlobPiece { total: located.bytes.0, data: data.into() })
     }
 
-    fn outline(&self, located: &Located) -> io::Result<Option<Outline>> {
-        if let Some(outline) = self.tensors().outline(located.tensor, located.bytes) {
+    fn outline(&self, located: &Located) -> io::Result<Option<Arc<Outline>>> {
+        if let Some(outline) = self.remembered(located) {
             return Ok(Some(outline));
         }
-        let _one_at_a_time = self.giving.hashing.lock().unwrap_or_else(PoisonError::into_inner);
-        located.outline(self.tensors())
+        let kept = self.tensors().outline(located.tensor, located.bytes);
+        let outline = match kept {
+            Some(outline) => outline,
+            None => {
+                let _one_at_a_time = self.giving.hashing.lock().unwrap_or_else(PoisonError::into_inner);
+                // Somebody else may have been quicker, also where it cannot be kept.
+                if let Some(outline) = self.remembered(located) {
+                    return Ok(Some(outline));
+                }
+                let Some(outline) = located.outline(self.tensors())? else { return Ok(None) };
+                outline
+            }
+        };
+        let outline = Arc::new(outline);
+        let mut outlines = self.outlines();
+        outlines.push_back(Arc::clone(&outline));
+        if outlines.len() > OUTLINES {
+            outlines.pop_front();
+        }
+        Ok(Some(outline))
     }
 
-    /// What was read of a tensor, if it could be and is right. If not, the tensor is to be fetched again.
+    fn remembered(&self, located: &Located) -> Option<Arc<Outline>> {
+        let is_it = |outline: &&Arc<Outline>| (outline.blob(), outline.bytes()) == (located.tensor, located.bytes.0);
+        self.outlines().iter().find(is_it).cloned()
+    }
+
+    fn outlines(&self) -> MutexGuard<'_, VecDeque<Arc<Outline>>> {
+        self.giving.outlines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What was read of a tensor, if it could be and is right. If it is wrong, the tensor is to be fetched again.
     pub(super) fn trusted<T>(&self, located: &Located, read: io::Result<Option<T>>) -> Option<T> {
+        let tensor = located.tensor.short();
         match read {
             Ok(Some(read)) => return Some(read),
-            Ok(None) => tracing::error!(tensor = %located.tensor.short(), "weights on this disk are damaged"),
-            Err(error) => {
-                tracing::error!(tensor = %located.tensor.short(), %error, "weights on this disk cannot be read");
+            Ok(None) => {
+                tracing::error!(tensor, "weights on this disk are damaged");
+                let damaged = self.shelf().catalogue.damaged(located);
+                match damaged {
+                    Ok(missing) => self.damaged().extend(missing),
+                    Err(error) => tracing::error!(tensor, %error, "damaged weights cannot be set aside"),
+                }
             }
+            // It may have been set aside a moment ago, or there are too many open files.
+            Err(error) => tracing::warn!(tensor, %error, "weights on this disk cannot be read"),
         }
-        self.is_damaged(located.tensor);
         None
-    }
-
-    fn is_damaged(&self, tensor: BlobHash) {
-        match self.shelf().catalogue.damaged(tensor) {
-            Ok(missing) => self.damaged().extend(missing),
-            Err(error) => tracing::error!(tensor = %tensor.short(), %error, "damaged weights cannot be set aside"),
-        }
     }
 
     fn damaged(&self) -> MutexGuard<'_, Vec<Missing>> {

@@ -27,6 +27,7 @@ use crate::weights::catalogue::Catalogue;
 use crate::weights::catalogue::CatalogueError;
 use crate::weights::catalogue::Entry;
 use crate::weights::catalogue::Imported;
+use crate::weights::catalogue::ModelRead;
 use crate::weights::catalogue::Place;
 use crate::weights::catalogue::ResolveError;
 use crate::weights::chat::ChatError;
@@ -64,7 +65,7 @@ pub(super) enum LibraryError {
 
 /// The catalogue of this data directory and what was made of it. Shared with the mesh, which serves its blobs.
 ///
-/// The lock is held for look-ups and imports, never across a wait.
+/// The lock is held for look-ups, never across a wait.
 #[derive(Clone, Debug)]
 pub(super) struct Library {
     shelf: Arc<Mutex<Shelf>>,
@@ -88,21 +89,26 @@ impl Library {
     pub(super) fn open(directory: &Path, weights: Switch, allowed: BTreeSet<PeerKey>) -> Result<Self, LibraryError> {
         let mut catalogue = Catalogue::open(directory)?;
         catalogue.import_embedded(demo::MODEL, demo::NAME)?;
-        let tensors = catalogue.tensors().clone();
+        let (tensors, awaited) = (catalogue.tensors().clone(), catalogue.all_awaited());
         let shelf = Arc::new(Mutex::new(Shelf { catalogue, known: BTreeMap::new() }));
-        Ok(Self { shelf, last_blob: Arc::default(), tensors, giving: Arc::new(Giving::new(weights, allowed)) })
+        Ok(Self { shelf, last_blob: Arc::default(), tensors, giving: Arc::new(Giving::new(weights, allowed, awaited)) })
     }
 
     /// Adds a GGUF file or a folder of safetensors. Takes as long as hashing it.
     pub(super) fn import(&self, path: &Path) -> Result<Imported, CatalogueError> {
+        if let Some(known) = self.shelf().catalogue.imported(path)? {
+            return Ok(known);
+        }
         let mut reported = 0;
-        self.shelf().catalogue.import(path, |progress| {
+        // Others want to look things up meanwhile.
+        let read = ModelRead::at(path, |progress| {
             let percent = 100 * progress.done.0 / progress.total.0.max(1);
             if percent >= reported + 10 {
                 reported = percent;
                 tracing::info!(percent, "hashing the model");
             }
-        })
+        })?;
+        self.shelf().catalogue.enter(read)
     }
 
     /// The model of that name in the catalogue.
@@ -155,7 +161,11 @@ impl Library {
                 changed.freed_bytes = shelf.catalogue.remove(model)?.0;
             }
             ModelChange::Verify => {
-                let located = self.shelf().catalogue.located(model)?;
+                let (located, awaited) = {
+                    let catalogue = &mut self.shelf().catalogue;
+                    (catalogue.located(model)?, catalogue.awaited(model)?)
+                };
+                changed.damaged = awaited;
                 for (name, located) in located {
                     match self.trusted(&located, located.hash(&self.tensors)) {
                         Some(_) => changed.right += 1,

@@ -92,7 +92,8 @@ fn topics(gossip: &Gossip, peers: usize) -> Vec<Topic> {
 }
 
 fn profile_topics(profile: &Profile) -> Vec<Topic> {
-    let models: BTreeSet<ModelId> = profile.holdings.iter().map(|holding| holding.model).collect();
+    let held = profile.holdings.iter().map(|holding| holding.model);
+    let models: BTreeSet<ModelId> = held.chain(profile.stored.iter().map(|stored| stored.model)).collect();
     if models.is_empty() {
         return vec![Topic::Network];
     }

@@ -33,6 +33,9 @@ use crate::wire::fetch::MAX_TENSOR;
 /// Fetch streams served at once; further ones wait, then hear `Busy` (arbitrary, holds 8 MiB of pieces at most).
 const MAX_SERVED: usize = 8;
 
+/// How long one stream may wait for a piece's turn where uploads are limited: so many streams are served as leaves that time.
+const TURN: Duration = Duration::from_secs(10);
+
 /// Of these, for one peer.
 const MAX_SERVED_PER_PEER: usize = 2;
 
@@ -136,7 +139,7 @@ impl Server {
         Self {
             blobs,
             throttle: upload.map(|rate| Arc::new(Throttle::new(rate))),
-            places: Arc::new(Semaphore::new(MAX_SERVED)),
+            places: Arc::new(Semaphore::new(places(upload))),
             peers: Arc::default(),
             freed: Arc::default(),
         }
@@ -212,6 +215,12 @@ impl Server {
             }
         }
     }
+}
+
+/// How many streams are served at once.
+fn places(upload: Option<u64>) -> usize {
+    let pieces = upload.map_or(u64::MAX, |rate| rate.saturating_mul(TURN.as_secs()) / u64::from(MAX_PIECE));
+    usize::try_from(pieces).unwrap_or(MAX_SERVED).clamp(1, MAX_SERVED)
 }
 
 /// A fetch stream to a peer. Answers come in the order of the requests, of which several may be on their way.
@@ -290,6 +299,11 @@ fn check_piece(peer: PeerKey, total: u64, length: u64, had: u64, expected: u64, 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_slow_line_serves_few_at_a_time() {
+        assert_eq!([None, Some(10 << 20), Some(300 << 10), Some(1)].map(places), [8, 8, 2, 1]);
+    }
 
     #[tokio::test]
     async fn what_was_not_used_of_the_limit_is_not_saved_up() {

@@ -38,6 +38,9 @@ const PAUSE: Span = Span::seconds(1);
 /// The longest such pause.
 const LONGEST_PAUSE: Span = Span::seconds(60);
 
+/// How long a source that does not have a blob, or does not give it, is not asked for it again (arbitrary).
+const REFUSED: Span = Span::seconds(30);
+
 /// The rate at which a source counts from which nothing came yet, bytes a second (arbitrary: a home's line).
 const UNKNOWN_RATE: u64 = 4 << 20;
 
@@ -108,6 +111,8 @@ enum Step {
 #[derive(Clone, Debug)]
 struct Source {
     has: BTreeSet<BlobHash>,
+    /// What it said it does not have, and until when to believe that.
+    refused: BTreeMap<BlobHash, Time>,
     /// Bytes a second, smoothed; none before the first piece.
     rate: Option<u64>,
     in_flight: usize,
@@ -119,6 +124,11 @@ struct Source {
 }
 
 impl Source {
+    /// Whether it has the blob, as far as is known.
+    fn gives(&self, blob: BlobHash) -> bool {
+        self.has.contains(&blob) && !self.refused.contains_key(&blob)
+    }
+
     /// Bytes a second, measured or taken for granted.
     fn pace(&self) -> u64 {
         self.rate.unwrap_or(UNKNOWN_RATE).max(1)
@@ -181,6 +191,7 @@ impl Download {
             }
             let new = Source {
                 has: BTreeSet::new(),
+                refused: BTreeMap::new(),
                 rate: None,
                 in_flight: 0,
                 last: Time::ZERO,
@@ -234,18 +245,21 @@ impl Download {
 
     /// An ask came to nothing. One that was given up may still fail.
     pub fn failed(&mut self, ask: Ask, failure: Failure, now: Time) {
-        if self.forget(ask).is_some() {
+        let is_news = self.forget(ask).is_some();
+        if is_news {
             self.put_back(ask);
         }
         let Some(source) = self.sources.get_mut(&ask.peer) else { return };
         match failure {
             Failure::NotFound => {
-                source.has.remove(&ask.blob);
+                source.refused.insert(ask.blob, now.after(REFUSED));
             }
-            Failure::Busy | Failure::Lost => {
+            // What fails together fails for one reason.
+            Failure::Busy | Failure::Lost if is_news && source.until <= now => {
                 source.until = now.after(source.pause);
                 source.pause = source.pause.times(2).min(LONGEST_PAUSE);
             }
+            Failure::Busy | Failure::Lost => {}
             Failure::Wrong => self.ban(ask.peer),
         }
     }
@@ -255,6 +269,7 @@ impl Download {
         let late = self.asked.iter().filter(|(ask, since)| self.heard(ask, **since).after(PATIENCE) <= now);
         let late: Vec<Ask> = late.map(|(ask, _)| *ask).collect();
         late.iter().for_each(|&ask| self.failed(ask, Failure::Lost, now));
+        self.sources.values_mut().for_each(|source| source.refused.retain(|_, until| now < *until));
         late
     }
 
@@ -305,7 +320,7 @@ impl Download {
     }
 
     fn rarity(&self, blob: BlobHash) -> usize {
-        self.sources.values().filter(|source| source.has.contains(&blob)).count()
+        self.sources.values().filter(|source| source.gives(blob)).count()
     }
 
     /// The next thing that nobody was asked for.
@@ -349,7 +364,7 @@ impl Download {
 
     /// The source that is likely to bring it first. Near the end none that would take longer than the others take for all the rest.
     fn soonest(&self, blob: BlobHash, part: Part, now: Time) -> Option<PeerKey> {
-        let able = || self.sources.iter().filter(move |(_, source)| source.has.contains(&blob) && source.until <= now);
+        let able = || self.sources.iter().filter(move |(_, source)| source.gives(blob) && source.until <= now);
         let together: u64 = able().map(|(_, source)| source.pace()).sum();
         let left = self.left + self.asked.len() as u64;
         let rest = micros(left.saturating_mul(PIECE), together);

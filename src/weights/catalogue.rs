@@ -130,6 +130,15 @@ pub enum CatalogueError {
         /// The model.
         id: ModelId,
     },
+    /// A tensor's bytes cannot be read.
+    #[error("the tensor \"{name}\" cannot be read: {source}")]
+    Unreadable {
+        /// Its name.
+        name: String,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
     /// A model that is part of the program.
     #[error("the model {id} is part of the program and cannot be removed")]
     BuiltIn {
@@ -263,7 +272,8 @@ impl Catalogue {
         let path = directory.join("models.json");
         let entries = models_file::read(&path)?;
         let tensors = Tensors::open(&directory.join("tensors"))?;
-        let mut catalogue = Self { path, blobs, entries, tensors, index: Index::default(), embedded: BTreeMap::new() };
+        let index = Index::new(tensors.damaged()?);
+        let mut catalogue = Self { path, blobs, entries, tensors, index, embedded: BTreeMap::new() };
         for id in catalogue.entries.keys().copied().collect::<Vec<_>>() {
             // One whose manifest is damaged is told when it is asked for.
             let _ = catalogue.described(id);
@@ -277,24 +287,27 @@ impl Catalogue {
     /// # Errors
     /// What is wrong with the file, or what is in the way.
     pub fn import(&mut self, path: &Path, progress: impl FnMut(Progress)) -> Result<Imported, CatalogueError> {
-        let path = fs::canonicalize(path).map_err(io("find", path))?;
-        if path.to_str().is_none() {
-            return Err(CatalogueError::Path { path });
+        match self.imported(path)? {
+            Some(known) => Ok(known),
+            None => self.enter(ModelRead::at(path, progress)?),
         }
-        let place = Place::of(&path)?;
-        if let Some(known) = self.known(&place) {
-            return Ok(known);
-        }
-        let name = name_of(&path);
-        let described = if path.is_dir() {
-            Described::folder(Folder::open(&path)?)
-        } else {
-            Described::gguf(GgufFile::open(&path)?)?
-        };
-        let imported = self.describe(&described, &name, progress)?;
-        if Place::of(&path)? != place {
-            return Err(CatalogueError::Changed { path });
-        }
+    }
+
+    /// The model at a path that was imported and has not changed since, if all that is known of it is still there.
+    ///
+    /// # Errors
+    /// What is in the way.
+    pub fn imported(&self, path: &Path) -> Result<Option<Imported>, CatalogueError> {
+        Ok(self.known(&Place::of(&absolute(path)?)?))
+    }
+
+    /// Adds a model that was read.
+    ///
+    /// # Errors
+    /// What is wrong with it, or what is in the way.
+    pub fn enter(&mut self, read: ModelRead) -> Result<Imported, CatalogueError> {
+        let ModelRead { place, name, manifest, vocabulary, title } = read;
+        let imported = self.store(manifest, vocabulary, title)?;
         self.add(&imported, place, Some(name))?;
         Ok(imported)
     }
@@ -304,7 +317,8 @@ impl Catalogue {
     /// # Errors
     /// What is wrong with the bytes, or what is in the way.
     pub fn import_embedded(&mut self, bytes: &'static [u8], alias: &str) -> Result<Imported, CatalogueError> {
-        let imported = self.describe(&Described::gguf(GgufFile::from_static(bytes)?)?, alias, |_| ())?;
+        let (manifest, vocabulary, title) = Described::gguf(GgufFile::from_static(bytes)?)?.hashed(alias, |_| ())?;
+        let imported = self.store(manifest, vocabulary, title)?;
         self.embedded.insert(imported.id, bytes);
         self.add(&imported, Place::Embedded, Some(alias.to_owned()))?;
         Ok(imported)
@@ -369,8 +383,12 @@ impl Catalogue {
         self.entries.remove(&id);
         models_file::write(&self.path, &self.entries)?;
         let mut freed = Bytes::ZERO;
-        for blob in self.index.forget(id) {
-            freed = freed.plus(self.tensors.remove(blob)?).plus(self.blobs.remove(blob)?);
+        for (blob, tensor) in self.index.forget(id) {
+            let bytes = match tensor {
+                Some(bytes) => self.tensors.remove(blob, bytes)?,
+                None => self.blobs.remove(blob)?,
+            };
+            freed = freed.plus(bytes);
         }
         Ok(freed)
     }
@@ -466,18 +484,6 @@ impl Catalogue {
         Some(Imported { id: entry.id, manifest, vocabulary, title: entry.title.clone() })
     }
 
-    fn describe(
-        &self,
-        model: &Described,
-        name: &str,
-        progress: impl FnMut(Progress),
-    ) -> Result<Imported, CatalogueError> {
-        let Described { shape, vocabulary, files, title } = model;
-        vocabulary.check()?;
-        let manifest = build_manifest(*shape, files, vocabulary.hash(), progress);
-        self.store(manifest, vocabulary.clone(), title.as_deref().unwrap_or(name).to_owned())
-    }
-
     /// Checks that the two belong together and can be used, and stores them as blobs.
     fn store(&self, manifest: Manifest, vocabulary: Vocabulary, title: String) -> Result<Imported, CatalogueError> {
         manifest.check()?;
@@ -512,11 +518,20 @@ impl Catalogue {
             weights,
             private: old.is_some_and(|entry| entry.private),
         };
-        if old != Some(&entry) {
+        let is_read = matches!(entry.weights, Place::File(_) | Place::Files(_));
+        let is_moved = is_read && old.is_none_or(|old| old.weights != entry.weights);
+        let is_new = old != Some(&entry);
+        if is_new {
             self.entries.insert(id, entry);
             models_file::write(&self.path, &self.entries)?;
         }
-        self.described(id).map(drop)
+        self.described(id)?;
+        if is_moved {
+            for tensor in self.index.moved(id) {
+                self.tensors.unmark(tensor)?;
+            }
+        }
+        Ok(())
     }
 
     fn check_alias(&self, id: ModelId, alias: &str) -> Result<(), CatalogueError> {
@@ -533,6 +548,42 @@ impl Catalogue {
         }
         Ok(())
     }
+}
+
+/// A model that was read from its files, to be entered in a catalogue.
+#[derive(Debug)]
+pub struct ModelRead {
+    place: Place,
+    name: String,
+    manifest: Manifest,
+    vocabulary: Vocabulary,
+    title: String,
+}
+
+impl ModelRead {
+    /// Reads a GGUF file, the first part of one in several, or a folder of safetensors. Takes as long as hashing it.
+    ///
+    /// # Errors
+    /// What is wrong with the files.
+    pub fn at(path: &Path, progress: impl FnMut(Progress)) -> Result<Self, CatalogueError> {
+        let path = absolute(path)?;
+        let (place, name) = (Place::of(&path)?, name_of(&path));
+        let described = if path.is_dir() {
+            Described::folder(Folder::open(&path)?)
+        } else {
+            Described::gguf(GgufFile::open(&path)?)?
+        };
+        let (manifest, vocabulary, title) = described.hashed(&name, progress)?;
+        if Place::of(&path)? != place {
+            return Err(CatalogueError::Changed { path });
+        }
+        Ok(Self { place, name, manifest, vocabulary, title })
+    }
+}
+
+fn absolute(path: &Path) -> Result<PathBuf, CatalogueError> {
+    let path = fs::canonicalize(path).map_err(io("find", path))?;
+    if path.to_str().is_none() { Err(CatalogueError::Path { path }) } else { Ok(path) }
 }
 
 /// What the files of a model say.
@@ -556,6 +607,18 @@ impl Described {
     fn folder(folder: Folder) -> Self {
         let Folder { shape, vocabulary, files } = folder;
         Self { shape, vocabulary, files, title: None }
+    }
+
+    /// The manifest, the vocabulary, and a title, which is `name` if the files say none.
+    fn hashed(
+        self,
+        name: &str,
+        progress: impl FnMut(Progress),
+    ) -> Result<(Manifest, Vocabulary, String), CatalogueError> {
+        let Self { shape, vocabulary, files, title } = self;
+        vocabulary.check()?;
+        let manifest = build_manifest(shape, &files, vocabulary.hash(), progress);
+        Ok((manifest, vocabulary, title.unwrap_or_else(|| name.to_owned())))
     }
 }
 

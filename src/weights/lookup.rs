@@ -35,11 +35,22 @@ pub(super) struct Index {
     blobs: BTreeMap<BlobHash, BTreeSet<(ModelId, Option<usize>)>>,
     /// Imported files that were looked into.
     files: BTreeMap<ModelId, Arc<ModelFiles>>,
-    /// Tensors that lie damaged in an imported file, which is its owner's and is not mended.
+    /// Tensors that were found damaged. In an imported file, which is its owner's and is not mended, they stay so.
     damaged: BTreeSet<BlobHash>,
 }
 
 impl Index {
+    pub(super) fn new(damaged: BTreeSet<BlobHash>) -> Self {
+        Self { damaged, ..Self::default() }
+    }
+
+    /// A model lies elsewhere than before, and was read in full there.
+    pub(super) fn moved(&mut self, id: ModelId) -> Vec<BlobHash> {
+        self.files.remove(&id);
+        let tensors = self.manifests.get(&id).into_iter().flat_map(|manifest| &manifest.tensors);
+        tensors.map(|tensor| tensor.hash).filter(|tensor| self.damaged.remove(tensor)).collect()
+    }
+
     pub(super) fn enter(&mut self, id: ModelId, manifest: Arc<Manifest>) {
         let described = [BlobHash::new(*id.as_bytes()), manifest.vocabulary].map(|blob| (blob, None));
         let tensors = manifest.tensors.iter().enumerate().map(|(index, tensor)| (tensor.hash, Some(index)));
@@ -49,13 +60,19 @@ impl Index {
         self.manifests.insert(id, manifest);
     }
 
-    /// Forgets a model; the blobs that no other one needs.
-    pub(super) fn forget(&mut self, id: ModelId) -> Vec<BlobHash> {
-        self.manifests.remove(&id);
+    /// Forgets a model; the blobs that no other one needs, with the length of those that are tensors.
+    pub(super) fn forget(&mut self, id: ModelId) -> Vec<(BlobHash, Option<Bytes>)> {
+        let manifest = self.manifests.remove(&id);
         self.files.remove(&id);
+        let tensors = manifest.iter().flat_map(|manifest| &manifest.tensors);
+        let lengths: BTreeMap<BlobHash, Bytes> = tensors.map(|tensor| (tensor.hash, tensor.bytes)).collect();
         self.blobs.values_mut().for_each(|models| models.retain(|(model, _)| *model != id));
-        let free = self.blobs.iter().filter(|(_, models)| models.is_empty()).map(|(blob, _)| *blob).collect();
+        let free = self.blobs.iter().filter(|(_, models)| models.is_empty());
+        let free: Vec<_> = free.map(|(blob, _)| (*blob, lengths.get(blob).copied())).collect();
         self.blobs.retain(|_, models| !models.is_empty());
+        for (blob, _) in &free {
+            self.damaged.remove(blob);
+        }
         free
     }
 
@@ -98,7 +115,13 @@ pub struct Located {
 
 #[derive(Clone, Debug)]
 enum Spot {
-    File { path: PathBuf, start: u64 },
+    /// Among those that came from other peers.
+    Store(PathBuf),
+    /// From `start` of an imported file.
+    File {
+        path: PathBuf,
+        start: u64,
+    },
     Program(&'static [u8]),
 }
 
@@ -109,6 +132,7 @@ impl Located {
     /// What the system says.
     pub fn read(&self, piece: u64, data: &mut Vec<u8>) -> io::Result<()> {
         match &self.spot {
+            Spot::Store(path) => read_piece(&File::open(path)?, 0, self.bytes, piece, data),
             Spot::File { path, start } => read_piece(&File::open(path)?, *start, self.bytes, piece, data),
             Spot::Program(bytes) => {
                 let mut pieces = bytes.chunks(crate::swarm::outline::PIECE as usize);
@@ -199,8 +223,8 @@ impl Catalogue {
     /// # Errors
     /// `Unknown`, or `Blob` if the manifest is damaged.
     pub fn missing(&mut self, id: ModelId, range: UnitRange) -> Result<Vec<Missing>, CatalogueError> {
-        let manifest = self.described(id)?;
-        let missing = manifest.tensors_of(range).filter(|tensor| !self.has(id, tensor));
+        let (manifest, files) = (self.described(id)?, self.files(id));
+        let missing = manifest.tensors_of(range).filter(|tensor| self.spot(id, tensor, files.as_deref()).is_none());
         let missing: BTreeSet<BlobHash> = missing.map(|tensor| tensor.hash).collect();
         Ok(missing.into_iter().filter_map(|tensor| Missing::of(id, &manifest, tensor)).collect())
     }
@@ -230,10 +254,10 @@ impl Catalogue {
     /// # Errors
     /// `Unknown`, or `Blob` if the manifest is damaged.
     pub fn held(&mut self, id: ModelId) -> Result<Vec<UnitRange>, CatalogueError> {
-        let manifest = self.described(id)?;
+        let (manifest, files) = (self.described(id)?, self.files(id));
         let mut lacking = BTreeSet::new();
         for tensor in &manifest.tensors {
-            if !self.has(id, tensor) {
+            if self.spot(id, tensor, files.as_deref()).is_none() {
                 lacking.extend(tensor.units.iter().copied());
             }
         }
@@ -246,7 +270,10 @@ impl Catalogue {
         of.into_iter().find_map(|(id, index)| {
             let manifest = Arc::clone(self.index.manifests.get(&id)?);
             let entry = manifest.tensors.get(index?)?;
-            let spot = self.spot(id, entry)?;
+            let spot = self.stored(entry).or_else(|| {
+                let files = self.files(id);
+                self.spot(id, entry, files.as_deref())
+            })?;
             Some(Located { tensor, bytes: entry.bytes, spot })
         })
     }
@@ -256,12 +283,29 @@ impl Catalogue {
     /// # Errors
     /// `Unknown`, or `Blob` if the manifest is damaged.
     pub fn located(&mut self, id: ModelId) -> Result<Vec<(String, Located)>, CatalogueError> {
-        let manifest = self.described(id)?;
+        let (manifest, files) = (self.described(id)?, self.files(id));
         let located = |entry: &TensorEntry| {
-            let spot = self.spot(id, entry)?;
+            let spot = self.spot(id, entry, files.as_deref())?;
             Some((entry.name.clone(), Located { tensor: entry.hash, bytes: entry.bytes, spot }))
         };
         Ok(manifest.tensors.iter().filter_map(located).collect())
+    }
+
+    /// The names of a model's tensors that were found damaged and have not come again.
+    ///
+    /// # Errors
+    /// `Unknown`, or `Blob` if the manifest is damaged.
+    pub fn awaited(&mut self, id: ModelId) -> Result<Vec<String>, CatalogueError> {
+        let manifest = self.described(id)?;
+        let is_awaited =
+            |entry: &&TensorEntry| self.index.damaged.contains(&entry.hash) && self.stored(entry).is_none();
+        Ok(manifest.tensors.iter().filter(is_awaited).map(|entry| entry.name.clone()).collect())
+    }
+
+    /// All tensors that were found damaged and have not come again.
+    pub fn all_awaited(&mut self) -> Vec<Missing> {
+        let damaged = self.index.damaged.iter().filter_map(|&tensor| self.missing_of(tensor));
+        damaged.filter(|missing| !self.tensors.holds(missing.tensor, missing.bytes)).collect()
     }
 
     /// Whether a blob is part of a model that is for everybody.
@@ -274,17 +318,20 @@ impl Catalogue {
     ///
     /// # Errors
     /// What is in the way.
-    pub fn damaged(&mut self, tensor: BlobHash) -> Result<Option<Missing>, CatalogueError> {
-        let Some((id, _)) = self.index.models(tensor).find(|(_, index)| index.is_some()) else {
-            return Ok(None);
-        };
-        let Some(missing) = Missing::of(id, &*self.described(id)?, tensor) else { return Ok(None) };
-        if self.tensors.holds(tensor, missing.bytes) {
-            self.tensors.set_aside(tensor)?;
-        } else {
-            self.index.damaged.insert(tensor);
+    pub fn damaged(&mut self, located: &Located) -> Result<Option<Missing>, CatalogueError> {
+        match &located.spot {
+            // Whoever noticed it first has set it aside.
+            Spot::Store(_) if !self.tensors.holds(located.tensor, located.bytes) => return Ok(None),
+            Spot::Store(_) => self.tensors.set_aside(located.tensor)?,
+            Spot::File { .. } | Spot::Program(_) => self.tensors.mark_damaged(located.tensor)?,
         }
-        Ok(Some(missing))
+        self.index.damaged.insert(located.tensor);
+        Ok(self.missing_of(located.tensor))
+    }
+
+    fn missing_of(&self, tensor: BlobHash) -> Option<Missing> {
+        let (id, _) = self.index.models(tensor).find(|(_, index)| index.is_some())?;
+        Missing::of(id, self.index.manifests.get(&id)?, tensor)
     }
 
     /// The tensors that came from other peers.
@@ -292,18 +339,19 @@ impl Catalogue {
         &self.tensors
     }
 
-    fn has(&mut self, id: ModelId, tensor: &TensorEntry) -> bool {
-        self.spot(id, tensor).is_some()
+    fn stored(&self, entry: &TensorEntry) -> Option<Spot> {
+        self.tensors.holds(entry.hash, entry.bytes).then(|| Spot::Store(self.tensors.path(entry.hash)))
     }
 
-    fn spot(&mut self, id: ModelId, entry: &TensorEntry) -> Option<Spot> {
-        if self.tensors.holds(entry.hash, entry.bytes) {
-            return Some(Spot::File { path: self.tensors.path(entry.hash), start: 0 });
+    /// Where a tensor is; `files` are those of its model.
+    fn spot(&self, id: ModelId, entry: &TensorEntry, files: Option<&ModelFiles>) -> Option<Spot> {
+        if let Some(stored) = self.stored(entry) {
+            return Some(stored);
         }
         if self.index.damaged.contains(&entry.hash) {
             return None;
         }
-        let files = self.files(id)?;
+        let files = files?;
         let place = files.place(&entry.name).filter(|place| place.length == entry.bytes.0)?;
         if let Some(path) = place.path {
             return Some(Spot::File { path: path.to_owned(), start: place.offset });

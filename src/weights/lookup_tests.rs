@@ -74,22 +74,40 @@ fn what_the_disk_damaged_counts_as_missing_until_it_came_again() {
     rot(&mine, file.files().place(&entry.name).unwrap().offset as usize + 5);
 
     assert!(located.hash(ours.tensors()).unwrap().is_none(), "it is noticed");
-    let missing = ours.damaged(entry.hash).unwrap().unwrap();
+    let missing = ours.damaged(&located).unwrap().unwrap();
     assert_eq!((missing.tensor, missing.bytes, missing.units.clone()), (entry.hash, entry.bytes, entry.units.clone()));
 
     assert!(ours.locate(entry.hash).is_none());
     assert_eq!(ours.missing(imported.id, all).unwrap(), [missing]);
     assert!(matches!(ours.weights(imported.id, all), Err(CatalogueError::NoWeights { .. })));
+    assert_eq!(ours.awaited(imported.id).unwrap(), [entry.name.clone()]);
+    let again = Catalogue::open(directory.path()).unwrap().all_awaited();
+    assert_eq!(
+        again.iter().map(|missing| missing.tensor).collect::<Vec<_>>(),
+        [entry.hash],
+        "a restart forgets nothing"
+    );
     bring(entry.hash, &mut theirs, &ours);
+    assert!(ours.awaited(imported.id).unwrap().is_empty() && ours.all_awaited().is_empty());
     assert_eq!(ours.held(imported.id).unwrap(), [all]);
     let healed = ours.weights(imported.id, all).unwrap();
     assert_eq!(healed.tensor(&entry.name), theirs.weights(imported.id, all).unwrap().tensor(&entry.name));
 
     // The one that came is damaged in its turn.
+    let stored = ours.locate(entry.hash).unwrap();
     rot(&ours.tensors().path(entry.hash), 5);
-    ours.damaged(entry.hash).unwrap();
-    assert!(ours.locate(entry.hash).is_none() && ours.tensors().is_begun(entry.hash));
-    assert_eq!(ours.damaged(BlobHash::new([7; 32])).unwrap(), None);
+    assert!(ours.damaged(&stored).unwrap().is_some());
+    assert!(ours.locate(entry.hash).is_none() && ours.tensors().is_begun(entry.hash, entry.bytes));
+    assert_eq!(ours.damaged(&stored).unwrap(), None, "it was noticed before");
+
+    // A file that was read in full elsewhere is trusted.
+    let copy = directory.path().join("copy.gguf");
+    fs::copy(&healthy, &copy).unwrap();
+    fs::remove_file(&mine).unwrap();
+    ours.import(&copy, |_| ()).unwrap();
+    let located = ours.locate(entry.hash).unwrap();
+    assert!(located.hash(ours.tensors()).unwrap().is_some());
+    assert!(Catalogue::open(directory.path()).unwrap().all_awaited().is_empty());
 }
 
 #[test]

@@ -2,8 +2,9 @@
 //!
 //! ```text
 //!  tensors/ab/abcd…         whole: verified piece by piece before it got its name
-//!  tensors/incoming/abcd…   on its way: of the full length, with holes
+//!  tensors/incoming/abcd…-N on its way: of its full length N, with holes
 //!  tensors/outlines/abcd…   what its pieces hash to, also of tensors that lie in imported files
+//!  tensors/damaged/abcd…    empty: it was found damaged, and has not come again
 //! ```
 //!
 //! What is on its way needs no table of what is there: after a crash every piece is held against the outline, and a hole is a piece that is
@@ -31,6 +32,7 @@ use crate::weights::durable;
 
 const INCOMING: &str = "incoming";
 const OUTLINES: &str = "outlines";
+const DAMAGED: &str = "damaged";
 
 /// The operating system refused.
 #[derive(Debug, Error)]
@@ -66,6 +68,7 @@ pub struct Incoming {
     file: File,
     path: PathBuf,
     target: PathBuf,
+    mark: PathBuf,
 }
 
 impl Tensors {
@@ -74,7 +77,7 @@ impl Tensors {
     /// # Errors
     /// [`TensorError`].
     pub fn open(directory: &Path) -> Result<Self, TensorError> {
-        for part in [INCOMING, OUTLINES] {
+        for part in [INCOMING, OUTLINES, DAMAGED] {
             let path = directory.join(part);
             fs::create_dir_all(&path).map_err(failed("create", &path))?;
         }
@@ -99,9 +102,10 @@ impl Tensors {
     pub fn map(&self, tensor: BlobHash) -> Result<Mmap, TensorError> {
         let path = self.path(tensor);
         let file = File::open(&path).map_err(failed("open", &path))?;
-        // SAFETY: the mapping is read-only and handed out only as shared slices that borrow from it. Files under their final names are
-        // never written again, only renamed and removed, which leaves the mapping as it is; what another process does to them may change
-        // bytes between two reads, which no code here relies on not happening, or end this process, like any lost disk under a mapping.
+        // SAFETY: the mapping is read-only and handed out only as shared slices that borrow from it. A file under its final name is renamed
+        // and removed, which leaves the mapping as it is, never shortened; after it was set aside, or by a piece that came twice, right
+        // bytes may be written over it. That, and what another process does to it, may change bytes between two reads, which no code here
+        // relies on not happening, or end this process, like any lost disk under a mapping.
         unsafe { Mmap::map(&file) }.map_err(failed("map", &path))
     }
 
@@ -131,45 +135,68 @@ impl Tensors {
     /// # Errors
     /// [`TensorError`].
     pub fn begin(&self, tensor: BlobHash, bytes: Bytes) -> Result<Incoming, TensorError> {
-        let path = self.incoming_path(tensor);
+        let path = self.incoming_path(tensor, bytes);
         let opened = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
         let file = opened.map_err(failed("open", &path))?;
         file.set_len(bytes.0).map_err(failed("make room for", &path))?;
-        Ok(Incoming { tensor, bytes, file, path, target: self.path(tensor) })
+        Ok(Incoming { tensor, bytes, file, path, target: self.path(tensor), mark: self.mark_path(tensor) })
     }
 
-    /// Whether anything of a tensor was begun.
-    pub fn is_begun(&self, tensor: BlobHash) -> bool {
-        self.incoming_path(tensor).is_file()
+    /// Whether anything of a tensor of that length was begun.
+    pub fn is_begun(&self, tensor: BlobHash, bytes: Bytes) -> bool {
+        self.incoming_path(tensor, bytes).is_file()
     }
 
-    /// Puts a whole tensor that is damaged among those on their way: it is not whole any more. Nothing happens if it is not here.
+    /// Puts a whole tensor that is damaged among those on their way, marked: it is not whole any more. Nothing happens if it is not here.
     ///
     /// # Errors
     /// [`TensorError`].
     pub fn set_aside(&self, tensor: BlobHash) -> Result<(), TensorError> {
         let path = self.path(tensor);
-        match fs::rename(&path, self.incoming_path(tensor)) {
+        let Ok(found) = fs::metadata(&path) else { return Ok(()) };
+        self.mark_damaged(tensor)?;
+        match fs::rename(&path, self.incoming_path(tensor, Bytes(found.len()))) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("set aside", &path)(error)),
             Ok(()) | Err(_) => Ok(()),
         }
     }
 
-    /// Removes a tensor, whole or on its way, and its outline; how many bytes that frees at most.
+    /// Marks a tensor as damaged until it has come again, so that a restart does not forget it.
     ///
     /// # Errors
     /// [`TensorError`].
-    pub fn remove(&self, tensor: BlobHash) -> Result<Bytes, TensorError> {
-        let mut freed = Bytes::ZERO;
-        for path in [self.path(tensor), self.incoming_path(tensor), self.outline_path(tensor)] {
-            let length = fs::metadata(&path).map_or(0, |found| found.len());
-            match fs::remove_file(&path) {
-                Ok(()) => freed = freed.plus(Bytes(length)),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Err(failed("remove", &path)(error)),
-            }
-        }
-        Ok(freed)
+    pub fn mark_damaged(&self, tensor: BlobHash) -> Result<(), TensorError> {
+        let path = self.mark_path(tensor);
+        File::create(&path).map(drop).map_err(failed("write", &path))
+    }
+
+    /// Takes the mark back.
+    ///
+    /// # Errors
+    /// [`TensorError`].
+    pub fn unmark(&self, tensor: BlobHash) -> Result<(), TensorError> {
+        remove(&self.mark_path(tensor)).map(drop)
+    }
+
+    /// The tensors that are marked as damaged.
+    ///
+    /// # Errors
+    /// [`TensorError`].
+    pub fn damaged(&self) -> Result<BTreeSet<BlobHash>, TensorError> {
+        let directory = self.directory.join(DAMAGED);
+        let entries = fs::read_dir(&directory).map_err(failed("list", &directory))?;
+        // What is called otherwise is no mark.
+        Ok(entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect())
+    }
+
+    /// Removes a tensor of that length, whole or on its way, with its outline and its mark; how many bytes that frees at most.
+    ///
+    /// # Errors
+    /// [`TensorError`].
+    pub fn remove(&self, tensor: BlobHash, bytes: Bytes) -> Result<Bytes, TensorError> {
+        let paths =
+            [self.path(tensor), self.incoming_path(tensor, bytes), self.outline_path(tensor), self.mark_path(tensor)];
+        paths.iter().map(|path| remove(path)).sum()
     }
 
     /// Bytes that may still be written here, if that can be told.
@@ -177,8 +204,13 @@ impl Tensors {
         os::free_space(&self.directory)
     }
 
-    fn incoming_path(&self, tensor: BlobHash) -> PathBuf {
-        self.directory.join(INCOMING).join(tensor.to_string())
+    /// By its length, too: a manifest that lies about it must not touch what another one says.
+    fn incoming_path(&self, tensor: BlobHash, bytes: Bytes) -> PathBuf {
+        self.directory.join(INCOMING).join(format!("{tensor}-{}", bytes.0))
+    }
+
+    fn mark_path(&self, tensor: BlobHash) -> PathBuf {
+        self.directory.join(DAMAGED).join(tensor.to_string())
     }
 
     fn outline_path(&self, tensor: BlobHash) -> PathBuf {
@@ -220,7 +252,12 @@ impl Incoming {
         if let Some(parent) = self.target.parent() {
             fs::create_dir_all(parent).map_err(failed("create", parent))?;
         }
-        durable::rename(&self.path, &self.target).map_err(failed("name", &self.target))
+        match durable::rename(&self.path, &self.target) {
+            // Somebody else was quicker, with the same bytes.
+            Err(error) if error.kind() == io::ErrorKind::NotFound && self.target.is_file() => {}
+            named => named.map_err(failed("name", &self.target))?,
+        }
+        remove(&self.mark).map(drop)
     }
 
     /// Which tensor it is.
@@ -238,6 +275,16 @@ pub fn read_piece(file: &File, start: u64, bytes: Bytes, piece: u64, data: &mut 
     let length = bytes.0.saturating_sub(offset).min(PIECE);
     data.resize(usize::try_from(length).unwrap_or(usize::MAX), 0);
     os::read_exact_at(file, data, start.saturating_add(offset))
+}
+
+/// Removes a file that may not be there; how many bytes it had.
+fn remove(path: &Path) -> Result<Bytes, TensorError> {
+    let length = fs::metadata(path).map_or(0, |found| found.len());
+    match fs::remove_file(path) {
+        Ok(()) => Ok(Bytes(length)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Bytes::ZERO),
+        Err(error) => Err(failed("remove", path)(error)),
+    }
 }
 
 fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> TensorError {
@@ -283,7 +330,9 @@ mod tests {
 
         let again = Tensors::open(directory.path()).unwrap();
 
-        assert!(again.is_begun(outline.blob()));
+        assert!(again.is_begun(outline.blob(), Bytes(BYTES)));
+        // Whoever says that it has another length begins another one.
+        drop(again.begin(outline.blob(), Bytes(5)).unwrap());
         assert_eq!(again.outline(outline.blob(), Bytes(BYTES)), Some(outline.clone()));
         let incoming = again.begin(outline.blob(), Bytes(BYTES)).unwrap();
         assert_eq!(incoming.there(&outline).unwrap(), BTreeSet::from([2]));
@@ -291,22 +340,28 @@ mod tests {
 
     #[test]
     fn a_damaged_tensor_that_is_set_aside_lacks_only_what_is_wrong() {
-        let (_directory, tensors) = empty();
+        let (directory, tensors) = empty();
         let (data, outline) = sample();
         let incoming = tensors.begin(outline.blob(), Bytes(BYTES)).unwrap();
         (0..).zip(data.chunks(PIECE as usize)).for_each(|(piece, bytes)| incoming.write(piece, bytes).unwrap());
         incoming.finish().unwrap();
         let path = tensors.path(outline.blob());
-        let mut wrong = data;
+        let mut wrong = data.clone();
         wrong[PIECE as usize + 9] ^= 4;
         fs::write(path, wrong).unwrap();
 
         tensors.set_aside(outline.blob()).unwrap();
 
+        assert_eq!(Tensors::open(directory.path()).unwrap().damaged().unwrap(), [outline.blob()].into());
         assert!(!tensors.holds(outline.blob(), Bytes(BYTES)));
         let incoming = tensors.begin(outline.blob(), Bytes(BYTES)).unwrap();
         assert_eq!(incoming.there(&outline).unwrap(), BTreeSet::from([0, 2]));
+        incoming.write(1, &data[PIECE as usize..2 * PIECE as usize]).unwrap();
+        incoming.finish().unwrap();
+        incoming.finish().unwrap();
+        assert!(tensors.damaged().unwrap().is_empty() && tensors.holds(outline.blob(), Bytes(BYTES)));
         tensors.set_aside(BlobHash::new([9; 32])).unwrap();
+        assert!(tensors.damaged().unwrap().is_empty(), "it was not here");
     }
 
     #[test]
@@ -331,9 +386,9 @@ mod tests {
         tensors.keep_outline(&outline).unwrap();
         drop(tensors.begin(outline.blob(), Bytes(BYTES)).unwrap());
 
-        assert_eq!(tensors.remove(outline.blob()).unwrap(), Bytes(BYTES + 96));
-        assert_eq!(tensors.remove(outline.blob()).unwrap(), Bytes::ZERO);
-        assert!(!tensors.is_begun(outline.blob()));
+        assert_eq!(tensors.remove(outline.blob(), Bytes(BYTES)).unwrap(), Bytes(BYTES + 96));
+        assert_eq!(tensors.remove(outline.blob(), Bytes(BYTES)).unwrap(), Bytes::ZERO);
+        assert!(!tensors.is_begun(outline.blob(), Bytes(BYTES)));
     }
 
     fn empty() -> (TempDir, Tensors) {

@@ -11,6 +11,7 @@ use brigade::weights::catalogue::Catalogue;
 use brigade::weights::fixture::RandomModel;
 use brigade::wire::manifest::Manifest;
 use serde_json::Value;
+use serde_json::json;
 
 use super::STORY;
 use super::answer_of_one;
@@ -215,29 +216,41 @@ fn what_a_disk_damaged_reaches_nobody_and_is_healed() {
     assert!(!log.contains("sent wrong weights"), "the holder noticed it first: {log}");
     // What nobody asked it for is found by looking.
     verified(&holder.home);
-    wait_for("everything is healed", || verified(&holder.home).is_empty().then_some(()));
+    let all = house.manifest.tensors.iter().map(|tensor| tensor.hash).collect::<BTreeSet<_>>().len();
+    wait_for("everything is healed", || {
+        let found = verification(&holder.home, &house.id());
+        (found["damaged"] == json!([]) && found["right"].as_u64()? as usize >= all).then_some(())
+    });
+    let log = fs::read_to_string(holder.home.0.join("peer.log")).unwrap();
+    assert!(log.contains("whole again"), "{log}");
     assert_eq!(answer(&newcomer.home)["text"], answer(&importer.home)["text"]);
 }
 
 #[test]
 fn weights_are_given_to_whom_their_owner_likes() {
     let house = House::build();
-    let friend = Home(house.root("friend"));
+    let friend = house.root("friend");
     let stranger = Home(house.root("stranger"));
     // Its key is made when it first starts.
-    let key = Peer::up(&friend.0, &["--invite", &house.invite, "--no-serve"]).key.clone();
+    let key = Peer::up(&friend, &["--invite", &house.invite, "--no-serve"]).key.clone();
     let importer = house.importer("importer", &["--allow", &key]);
     let made_private = importer.home.run(&["models", "private", "model", "on"]).success();
     assert!(made_private.contains("--allow"), "{made_private}");
 
     let refused = house.newcomer("stranger", &importer, &["--units", "0..2"]);
-    let allowed = house.newcomer("friend", &importer, &["--units", "0..2"]);
-    wait_for("a friend serves what it fetched", || ready(&allowed));
-
+    wait_for("a stranger is told nothing", || {
+        let log = fs::read_to_string(refused.home.0.join("peer.log")).unwrap();
+        log.contains("could not be described").then_some(())
+    });
     let notices = stranger.json(&["status", "--json"])["notices"].to_string();
     assert!(notices.contains("no peer has described it"), "{notices}");
     assert_eq!(fetched(&refused), 0);
+    refused.down();
+    let allowed = house.newcomer("friend", &importer, &["--units", "0..2"]);
+    wait_for("a friend serves what it fetched", || ready(&allowed));
+
     importer.home.run(&["models", "private", "model", "off"]).success();
+    let refused = house.newcomer("stranger", &importer, &["--units", "0..2"]);
     wait_for("a stranger serves what it fetched", || ready(&refused));
 
     // What came can be removed once it is not served any more.
@@ -252,11 +265,13 @@ fn weights_are_given_to_whom_their_owner_likes() {
 /// The tensors of the only model that are damaged, by the peer's own account.
 fn verified(home: &Home) -> Vec<String> {
     let models = home.json(&["models", "--json"]);
-    let stored = |model: &&Value| !model["stored"].as_array().unwrap().is_empty() && model["title"] == "random weights";
     let models = models.as_array().unwrap();
-    let id = text(&models.iter().find(stored).unwrap_or_else(|| panic!("{models:?}"))["id"]);
-    let verified = home.json(&["models", "verify", &id, "--json"]);
-    verified["damaged"].as_array().unwrap().iter().map(text).collect()
+    let id = text(&models.iter().find(|model| model["title"] == "random weights").unwrap()["id"]);
+    verification(home, &id)["damaged"].as_array().unwrap().iter().map(text).collect()
+}
+
+fn verification(home: &Home, id: &str) -> Value {
+    home.json(&["models", "verify", id, "--json"])
 }
 
 /// Changes a byte of each tensor of at least a piece, and says how many there are.

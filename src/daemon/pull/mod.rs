@@ -8,7 +8,7 @@
 //!
 //! A job is a range of units that is to be loaded. It is done when all of its tensors are on this machine, and given up when the disk is
 //! full or nobody brings anything; what has come until then stays for the next attempt. Tensors that were found damaged are wanted
-//! without a job.
+//! without a job, until they are whole.
 
 mod source;
 mod survey;
@@ -16,6 +16,7 @@ mod target;
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,6 +31,7 @@ use crate::clock::Clock;
 use crate::daemon::actor::Done;
 use crate::daemon::library::Library;
 use crate::daemon::pull::source::Errand;
+use crate::daemon::pull::survey::Damaged;
 use crate::daemon::pull::survey::Lack;
 use crate::daemon::pull::survey::Survey;
 use crate::daemon::pull::target::Target;
@@ -44,6 +46,7 @@ use crate::swarm::download::Had;
 use crate::swarm::download::PER_SOURCE;
 use crate::swarm::download::Part;
 use crate::units::UnitRange;
+use crate::weights::lookup::Missing;
 use crate::weights::tensors::TensorError;
 use crate::wire::profile::Stored;
 
@@ -68,6 +71,9 @@ const NO_SOURCE: Span = Span::seconds(30);
 /// How long a job waits for the next piece (arbitrary).
 const STALLED: Span = Span::seconds(120);
 
+/// How long after damaged tensors could not be fetched they are tried again (arbitrary).
+const HEAL_AGAIN: Span = Span::seconds(60);
+
 /// A job: whose units.
 type Job = (ModelId, UnitRange);
 
@@ -91,18 +97,20 @@ pub(super) struct Puller {
 /// What the task hears.
 #[derive(Debug)]
 enum Heard {
-    /// What is missing for a job, or of what was damaged.
-    Surveyed(Option<Job>, Result<Vec<Lack>, String>),
+    /// What is missing for a job.
+    Surveyed(Job, Result<Vec<Lack>, String>),
+    /// What of the damaged can be fetched again.
+    Damaged(Damaged),
     /// Who gives which weights.
     Holders(Vec<(PeerKey, Stored)>),
     /// An answer of so many bytes was right and is written.
-    Taken(Ask, u64),
+    Taken(Ask, Arc<Target>, u64),
     /// An ask came to nothing.
-    Failed(Ask, Failure),
+    Failed(Ask, Arc<Target>, Failure),
     /// An answer was right, but cannot be written.
-    Disk(Ask, TensorError),
+    Disk(Ask, Arc<Target>, TensorError),
     /// A tensor is whole, or could not be made so.
-    Whole(BlobHash, Result<(), TensorError>),
+    Whole(Arc<Target>, Result<(), TensorError>),
     /// A source's task has ended.
     Ended(PeerKey, u64),
 }
@@ -121,6 +129,10 @@ impl Puller {
             show,
             download: Download::default(),
             wanted: BTreeMap::new(),
+            new: VecDeque::new(),
+            damaged: Vec::new(),
+            heal_again: Time::ZERO,
+            surveys: false,
             jobs: BTreeMap::new(),
             links: BTreeMap::new(),
             last_link: 0,
@@ -146,9 +158,10 @@ impl Puller {
 /// A tensor that is wanted.
 struct Wanted {
     target: Arc<Target>,
-    model: ModelId,
-    /// The units that need it: whoever gives one of them has it.
-    units: Vec<u16>,
+    /// The models that it is part of and the units that need it: whoever gives one of them has it.
+    of: Vec<Missing>,
+    /// Whether it was found damaged, and is wanted whatever becomes of jobs.
+    heals: bool,
 }
 
 /// A stream to a source.
@@ -173,6 +186,13 @@ struct Task {
     show: watch::Sender<Vec<Pulling>>,
     download: Download,
     wanted: BTreeMap<BlobHash, Wanted>,
+    /// Jobs for which it is not known yet what is missing.
+    new: VecDeque<Job>,
+    /// What was found damaged and is not wanted yet, and when to try.
+    damaged: Vec<Missing>,
+    heal_again: Time,
+    /// Whether somebody looks at the disk.
+    surveys: bool,
     jobs: BTreeMap<Job, Lacking>,
     links: BTreeMap<PeerKey, Link>,
     last_link: u64,
@@ -187,7 +207,7 @@ impl Task {
         loop {
             tokio::select! {
                 job = orders.recv() => match job {
-                    Some(job) => self.survey(Some(job)),
+                    Some(job) => self.new.push_back(job),
                     None => return,
                 },
                 // This task keeps a sender, so there is always one.
@@ -199,100 +219,164 @@ impl Task {
         }
     }
 
-    /// Finds out what is missing, beside the loop. Without a job, of what was found damaged.
-    fn survey(&self, job: Option<Job>) {
+    /// Finds out what is missing for the next job, or of what was damaged, beside the loop.
+    fn survey(&mut self, now: Time) {
+        let heals = !self.damaged.is_empty() && self.heal_again <= now;
+        if self.surveys || (self.new.is_empty() && !heals) {
+            return;
+        }
+        self.surveys = true;
         let (had, wanted) = self.download.progress();
-        let survey = Survey { library: self.library.clone(), expected: wanted.minus(had) };
+        let expected = wanted.minus(had);
+        let survey = Survey { library: self.library.clone(), wanted: self.wanted.keys().copied().collect(), expected };
+        let job = self.new.pop_front();
+        let damaged = if job.is_none() { std::mem::take(&mut self.damaged) } else { Vec::new() };
         let heard = self.heard.clone();
         tokio::spawn(async move {
             let worked = tokio::task::spawn_blocking(move || match job {
-                Some((model, range)) => survey.of(model, range),
-                None => survey.of_damaged(),
+                Some((model, range)) => Heard::Surveyed((model, range), survey.of(model, range)),
+                None => Heard::Damaged(survey.of_damaged(damaged)),
             });
-            let found = worked.await.unwrap_or_else(|error| Err(error.to_string()));
+            let found = worked.await.unwrap_or_else(|error| match job {
+                Some(job) => Heard::Surveyed(job, Err(error.to_string())),
+                None => Heard::Damaged(Damaged { reason: Some(error.to_string()), ..Damaged::default() }),
+            });
             // The task that is gone needs no news.
-            let _ = heard.send(Heard::Surveyed(job, found)).await;
+            let _ = heard.send(found).await;
         });
     }
 
     fn hear(&mut self, heard: Heard) {
         let now = self.clock.now();
         match heard {
-            Heard::Surveyed(Some(job), Ok(lacks)) => self.begin(job, lacks),
-            Heard::Surveyed(Some(job), Err(reason)) => self.tell(job, Err(reason)),
-            Heard::Surveyed(None, Ok(lacks)) => {
-                lacks
-                    .iter()
-                    .map(|lack| lack.model)
-                    .collect::<BTreeSet<_>>()
-                    .into_iter()
-                    .for_each(|model| self.changed(model));
-                lacks.into_iter().for_each(|lack| self.want(lack));
+            Heard::Surveyed(job, found) => {
+                self.surveys = false;
+                match found {
+                    Ok(lacks) => self.begin(job, lacks),
+                    Err(reason) => self.tell(job, Err(reason)),
+                }
             }
-            Heard::Surveyed(None, Err(reason)) => tracing::error!(reason, "damaged weights cannot be fetched again"),
+            Heard::Damaged(found) => {
+                self.surveys = false;
+                self.heal(found, now);
+            }
             Heard::Holders(holders) => self.download.sources(self.sources(&holders)),
-            Heard::Taken(ask, bytes) => {
-                self.last_piece = now;
+            Heard::Taken(ask, target, bytes) => {
                 self.library.received(bytes);
-                self.taken(ask, now);
+                if self.is_wanted(&target) {
+                    self.last_piece = now;
+                    self.taken(ask, now);
+                }
             }
-            Heard::Failed(ask, failure) => {
+            Heard::Failed(ask, target, failure) => {
                 if failure == Failure::Wrong {
                     tracing::warn!(peer = %ask.peer.short(), "a peer sent wrong weights and is not asked again");
                     self.links.remove(&ask.peer);
                 }
-                self.download.failed(ask, failure, now);
+                if self.is_wanted(&target) || failure == Failure::Wrong {
+                    self.download.failed(ask, failure, now);
+                }
             }
-            Heard::Disk(ask, error) => {
-                self.download.failed(ask, Failure::Lost, now);
-                self.give_up_all(&error.to_string());
+            Heard::Disk(ask, target, error) => {
+                if self.is_wanted(&target) {
+                    self.download.failed(ask, Failure::Lost, now);
+                    self.cannot_have(ask.blob, &error.to_string());
+                }
             }
-            Heard::Whole(tensor, Ok(())) => self.whole(tensor),
-            Heard::Whole(_, Err(error)) => self.give_up_all(&error.to_string()),
+            Heard::Whole(target, finished) => {
+                if self.is_wanted(&target) {
+                    match finished {
+                        Ok(()) => self.whole(target.tensor),
+                        Err(error) => self.cannot_have(target.tensor, &error.to_string()),
+                    }
+                }
+            }
             Heard::Ended(peer, serial) => {
-                self.links.remove(&peer).filter(|link| link.serial != serial).map(|link| self.links.insert(peer, link));
+                if self.links.get(&peer).is_some_and(|link| link.serial == serial) {
+                    self.links.remove(&peer);
+                }
             }
         }
+    }
+
+    /// Whether news is of what is wanted now, and not of what was given up meanwhile.
+    fn is_wanted(&self, target: &Arc<Target>) -> bool {
+        self.wanted.get(&target.tensor).is_some_and(|wanted| Arc::ptr_eq(&wanted.target, target))
     }
 
     fn begin(&mut self, job: Job, lacks: Vec<Lack>) {
-        let bytes = lacks.iter().map(|lack| lack.left).sum();
-        let tensors: BTreeSet<BlobHash> = lacks.iter().map(|lack| lack.target.tensor).collect();
-        if tensors.is_empty() {
+        let is_here = |lack: &Lack| self.library.tensors().holds(lack.missing.tensor, lack.missing.bytes);
+        let lacks: Vec<Lack> = lacks.into_iter().filter(|lack| !is_here(lack)).collect();
+        let was_given_up = |lack: &Lack| lack.begun.is_none() && !self.wanted.contains_key(&lack.missing.tensor);
+        if lacks.iter().any(was_given_up) {
+            return self.new.push_back(job);
+        }
+        if lacks.is_empty() {
             return self.tell(job, Ok(()));
         }
+        let bytes = lacks.iter().map(|lack| lack.missing.bytes).sum();
+        let tensors: BTreeSet<BlobHash> = lacks.iter().map(|lack| lack.missing.tensor).collect();
         tracing::info!(model = %job.0.short(), units = %job.1, %bytes, "fetching weights from other peers");
         self.jobs.insert(job, Lacking { tensors, bytes });
         self.asked_around = Time::ZERO;
-        lacks.into_iter().for_each(|lack| self.want(lack));
+        let contradicted = lacks.into_iter().map(|lack| self.contradicts(lack)).filter(|is| *is).count();
+        if contradicted > 0 {
+            self.give_up(job, "the manifest of another model gives some of its tensors another length".to_owned());
+        }
     }
 
-    fn want(&mut self, lack: Lack) {
-        let Lack { target, there, model, units, .. } = lack;
-        let tensor = target.tensor;
-        if self.wanted.contains_key(&tensor) {
+    /// Wants a tensor. Whether another model says that it has another length.
+    fn contradicts(&mut self, lack: Lack) -> bool {
+        let is_other = |wanted: &Wanted| wanted.target.bytes != lack.missing.bytes;
+        if self.wanted.get(&lack.missing.tensor).is_some_and(is_other) {
+            return true;
+        }
+        self.want(lack, false);
+        false
+    }
+
+    fn heal(&mut self, found: Damaged, now: Time) {
+        let Damaged { lacks, others, reason } = found;
+        if let Some(reason) = reason {
+            tracing::error!(reason, "damaged weights cannot be fetched again yet");
+            self.heal_again = now.after(HEAL_AGAIN);
+        }
+        self.damaged.extend(others);
+        let models: BTreeSet<ModelId> = lacks.iter().map(|lack| lack.missing.model).collect();
+        models.into_iter().for_each(|model| self.changed(model));
+        lacks.into_iter().for_each(|lack| self.want(lack, true));
+    }
+
+    fn want(&mut self, lack: Lack, heals: bool) {
+        let Lack { missing, begun, .. } = lack;
+        if let Some(wanted) = self.wanted.get_mut(&missing.tensor) {
+            wanted.heals |= heals;
+            if !wanted.of.contains(&missing) {
+                wanted.of.push(missing);
+            }
             return;
         }
+        let Some((target, there)) = begun else { return };
         self.last_piece = self.clock.now();
         let is_whole = there.as_ref().is_some_and(|there| target.is_whole(there));
         let target = Arc::new(target);
         if is_whole {
             self.finish(&target);
         } else {
-            self.download.want(tensor, target.bytes, there.as_ref());
+            self.download.want(missing.tensor, target.bytes, there.as_ref());
         }
-        self.wanted.insert(tensor, Wanted { target, model, units });
+        self.wanted.insert(missing.tensor, Wanted { target, of: vec![missing], heals });
     }
 
     /// Who has what of all that is wanted.
     fn sources(&self, holders: &[(PeerKey, Stored)]) -> BTreeMap<PeerKey, BTreeSet<BlobHash>> {
         let mut sources: BTreeMap<PeerKey, BTreeSet<BlobHash>> = BTreeMap::new();
         for (peer, stored) in holders {
-            let is_there = |wanted: &Wanted| {
-                wanted.model == stored.model && wanted.units.iter().any(|&unit| stored.range.contains(unit))
+            let gives = |missing: &Missing| {
+                missing.model == stored.model && missing.units.iter().any(|&unit| stored.range.contains(unit))
             };
-            let tensors = self.wanted.iter().filter(|(_, wanted)| is_there(wanted)).map(|(tensor, _)| *tensor);
-            sources.entry(*peer).or_default().extend(tensors);
+            let tensors = self.wanted.iter().filter(|(_, wanted)| wanted.of.iter().any(gives));
+            sources.entry(*peer).or_default().extend(tensors.map(|(tensor, _)| *tensor));
         }
         sources
     }
@@ -315,20 +399,21 @@ impl Task {
     fn finish(&self, target: &Arc<Target>) {
         let (target, heard) = (Arc::clone(target), self.heard.clone());
         tokio::spawn(async move {
-            let tensor = target.tensor;
+            let ended = Arc::clone(&target);
             match tokio::task::spawn_blocking(move || target.finish()).await {
                 // The task that is gone needs no news.
-                Ok(finished) => drop(heard.send(Heard::Whole(tensor, finished)).await),
+                Ok(finished) => drop(heard.send(Heard::Whole(ended, finished)).await),
                 Err(error) => tracing::error!(%error, "a tensor could not be finished"),
             }
         });
     }
 
     fn whole(&mut self, tensor: BlobHash) {
-        let wanted = self.wanted.remove(&tensor);
-        if self.jobs.values().all(|lacking| !lacking.tensors.contains(&tensor)) {
-            tracing::info!(tensor = %tensor.short(), "weights that were damaged are whole again");
-            wanted.into_iter().for_each(|wanted| self.changed(wanted.model));
+        if let Some(wanted) = self.wanted.remove(&tensor)
+            && wanted.heals
+        {
+            tracing::info!(tensor = tensor.short(), "weights that were damaged are whole again");
+            wanted.of.iter().for_each(|missing| self.changed(missing.model));
         }
         for lacking in self.jobs.values_mut() {
             lacking.tensors.remove(&tensor);
@@ -350,9 +435,8 @@ impl Task {
     fn look(&mut self) {
         let now = self.clock.now();
         self.download.on_tick(now).into_iter().for_each(|ask| drop(self.links.remove(&ask.peer)));
-        if self.library.has_damaged() {
-            self.survey(None);
-        }
+        self.damaged.extend(self.library.take_damaged());
+        self.survey(now);
         if !self.wanted.is_empty() && self.asked_around.after(ASK_AROUND) <= now {
             self.asked_around = now;
             self.ask_around();
@@ -393,20 +477,26 @@ impl Task {
         }
     }
 
-    fn give_up_all(&mut self, reason: &str) {
-        for job in self.jobs.keys().copied().collect::<Vec<_>>() {
+    /// A tensor cannot be written: those who need it cannot be helped now.
+    fn cannot_have(&mut self, tensor: BlobHash, reason: &str) {
+        let needing = self.jobs.iter().filter(|(_, lacking)| lacking.tensors.contains(&tensor));
+        for job in needing.map(|(job, _)| *job).collect::<Vec<_>>() {
             self.give_up(job, reason.to_owned());
         }
-        // What was to be healed waits as well: it is found damaged again when somebody asks for it.
-        for tensor in std::mem::take(&mut self.wanted).into_keys() {
+        if let Some(wanted) = self.wanted.remove(&tensor) {
+            tracing::error!(tensor = tensor.short(), reason, "damaged weights cannot be fetched again yet");
             self.download.unwant(tensor);
+            self.damaged.extend(wanted.of);
+            self.heal_again = self.clock.now().after(HEAL_AGAIN);
         }
     }
 
     fn give_up(&mut self, job: Job, reason: String) {
         let Some(lacking) = self.jobs.remove(&job) else { return };
         for tensor in lacking.tensors {
-            if self.jobs.values().all(|other| !other.tensors.contains(&tensor)) {
+            let is_needed = self.jobs.values().any(|other| other.tensors.contains(&tensor));
+            let heals = self.wanted.get(&tensor).is_some_and(|wanted| wanted.heals);
+            if !is_needed && !heals {
                 self.wanted.remove(&tensor);
                 self.download.unwant(tensor);
             }

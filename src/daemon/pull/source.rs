@@ -41,7 +41,7 @@ pub(super) async fn run(
         Ok(client) => talk(client, &mut errands, &mut waiting, &heard).await,
         Err(error) => {
             tracing::debug!(peer = %peer.short(), %error, "a source of weights cannot be reached");
-            failure(error.fault())
+            Failure::Lost
         }
     };
     errands.close();
@@ -49,7 +49,7 @@ pub(super) async fn run(
         waiting.push_back(errand);
     }
     for errand in waiting {
-        tell(&heard, Heard::Failed(errand.ask, failure)).await;
+        tell(&heard, Heard::Failed(errand.ask, errand.target, failure)).await;
     }
     tell(&heard, Heard::Ended(peer, serial)).await;
 }
@@ -110,23 +110,25 @@ async fn judge(errand: Errand, answer: FetchAnswer, heard: &mpsc::Sender<Heard>)
     let Errand { ask, target } = errand;
     let (total, data) = match answer {
         FetchAnswer::Piece { total, data } => (total, data),
-        FetchAnswer::NotFound => return tell(heard, Heard::Failed(ask, Failure::NotFound)).await,
-        FetchAnswer::Busy => return tell(heard, Heard::Failed(ask, Failure::Busy)).await,
+        FetchAnswer::NotFound => return tell(heard, Heard::Failed(ask, target, Failure::NotFound)).await,
+        FetchAnswer::Busy => return tell(heard, Heard::Failed(ask, target, Failure::Busy)).await,
     };
     let heard = heard.clone();
     tokio::spawn(async move {
-        let length = data.len() as u64;
+        let (length, taker) = (data.len() as u64, Arc::clone(&target));
         let worked = tokio::task::spawn_blocking(move || match ask.part {
-            Part::Outline => target.take_outline(total, &data),
-            Part::Piece(piece) => target.take_piece(piece, total, &data),
+            Part::Outline => taker.take_outline(total, &data),
+            Part::Piece(piece) => taker.take_piece(piece, total, &data),
         });
         let news = match worked.await {
-            Ok(Ok(())) => Heard::Taken(ask, length),
-            Ok(Err(NotTaken::Wrong)) => Heard::Failed(ask, Failure::Wrong),
-            Ok(Err(NotTaken::Disk(error))) => Heard::Disk(ask, error),
+            Ok(Ok(())) => Heard::Taken(ask, target, length),
+            Ok(Err(NotTaken::Wrong)) => Heard::Failed(ask, target, Failure::Wrong),
+            Ok(Err(NotTaken::Other)) => Heard::Failed(ask, target, Failure::NotFound),
+            Ok(Err(NotTaken::Early)) => Heard::Failed(ask, target, Failure::Lost),
+            Ok(Err(NotTaken::Disk(error))) => Heard::Disk(ask, target, error),
             Err(error) => {
                 tracing::error!(%error, "a piece could not be taken");
-                Heard::Failed(ask, Failure::Lost)
+                Heard::Failed(ask, target, Failure::Lost)
             }
         };
         tell(&heard, news).await;

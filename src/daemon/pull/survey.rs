@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use crate::amounts::Bytes;
 use crate::daemon::library::Library;
 use crate::daemon::pull::target::Target;
+use crate::ids::BlobHash;
 use crate::ids::ModelId;
 use crate::swarm::outline::PIECE;
 use crate::units::UnitRange;
@@ -16,19 +17,26 @@ const HEADROOM: Bytes = Bytes::mib(1_024);
 /// A tensor that is not on this machine, or not whole.
 #[derive(Debug)]
 pub(super) struct Lack {
-    pub(super) target: Target,
-    /// The pieces that are there, if its outline is known.
-    pub(super) there: Option<BTreeSet<u64>>,
-    /// Bytes that are not.
+    pub(super) missing: Missing,
+    /// Where it goes, and the pieces that are there if its outline is known. None if it was on its way already.
+    pub(super) begun: Option<(Target, Option<BTreeSet<u64>>)>,
+    /// Bytes that are not there.
     pub(super) left: Bytes,
-    pub(super) model: ModelId,
-    pub(super) units: Vec<u16>,
 }
 
-/// Looks at the disk.
+/// What was found of damaged tensors: those that can be fetched, the others, and why not.
+#[derive(Debug, Default)]
+pub(super) struct Damaged {
+    pub(super) lacks: Vec<Lack>,
+    pub(super) others: Vec<Missing>,
+    pub(super) reason: Option<String>,
+}
+
+/// Looks at the disk. There is one at a time, so that no room is given twice.
 pub(super) struct Survey {
     pub(super) library: Library,
-    /// Bytes that are on their way already.
+    /// What is on its way, and how many bytes of it are to come.
+    pub(super) wanted: BTreeSet<BlobHash>,
     pub(super) expected: Bytes,
 }
 
@@ -45,20 +53,36 @@ impl Survey {
         Ok(lacks)
     }
 
-    /// What was found damaged since the last time.
-    ///
-    /// # Errors
-    /// What is in the way, in words.
-    pub(super) fn of_damaged(&self) -> Result<Vec<Lack>, String> {
-        self.library.take_damaged().into_iter().map(|missing| self.lack(missing)).collect()
+    /// What of the damaged can be fetched again.
+    pub(super) fn of_damaged(&self, damaged: Vec<Missing>) -> Damaged {
+        let mut found = Damaged::default();
+        let mut expected = self.expected;
+        for missing in damaged {
+            let lack = self.lack(missing.clone());
+            let fits = lack.and_then(|lack| check_room(self.library.room(), lack.left, expected).map(|()| lack));
+            match fits {
+                Ok(lack) => {
+                    expected = expected.plus(lack.left);
+                    found.lacks.push(lack);
+                }
+                Err(reason) => {
+                    found.others.push(missing);
+                    found.reason = Some(reason);
+                }
+            }
+        }
+        found
     }
 
     fn lack(&self, missing: Missing) -> Result<Lack, String> {
-        let Missing { model, tensor, bytes, units } = missing;
-        let resumed = Target::resume(self.library.tensors().clone(), tensor, bytes);
+        if self.wanted.contains(&missing.tensor) {
+            return Ok(Lack { missing, begun: None, left: Bytes::ZERO });
+        }
+        let resumed = Target::resume(self.library.tensors().clone(), missing.tensor, missing.bytes);
         let (target, there) = resumed.map_err(|error| error.to_string())?;
         let had = there.as_ref().map_or(0, |there| (there.len() as u64).saturating_mul(PIECE));
-        Ok(Lack { target, there, left: bytes.minus(Bytes(had)), model, units })
+        let left = missing.bytes.minus(Bytes(had));
+        Ok(Lack { missing, begun: Some((target, there)), left })
     }
 }
 

@@ -21,6 +21,10 @@ use crate::weights::tensors::Tensors;
 pub(super) enum NotTaken {
     /// It is not what was asked for; whoever sent it is wrong.
     Wrong,
+    /// Whoever sent it has something of another length under that name: one of the two manifests is wrong, not the source.
+    Other,
+    /// There is nothing yet to hold it against.
+    Early,
     /// It cannot be written.
     Disk(TensorError),
 }
@@ -60,7 +64,7 @@ impl Target {
         bytes: Bytes,
     ) -> Result<(Self, Option<BTreeSet<u64>>), TensorError> {
         let kept = tensors.outline(tensor, bytes);
-        let is_begun = tensors.is_begun(tensor);
+        let is_begun = tensors.is_begun(tensor, bytes);
         let target = Self { tensor, bytes, tensors, outline: OnceLock::new(), file: Mutex::new(Open::NotYet) };
         let Some(outline) = kept else { return Ok((target, None)) };
         let file = if is_begun { target.file()? } else { None };
@@ -77,8 +81,8 @@ impl Target {
 
     /// Takes an outline, and keeps it for a restart and for others.
     pub(super) fn take_outline(&self, total: u64, data: &[u8]) -> Result<(), NotTaken> {
-        if total != data.len() as u64 {
-            return Err(NotTaken::Wrong);
+        if total != self.outline_bytes() {
+            return Err(NotTaken::Other);
         }
         let outline = Outline::from_bytes(self.tensor, self.bytes.0, data).map_err(|_| NotTaken::Wrong)?;
         self.tensors.keep_outline(&outline)?;
@@ -89,8 +93,10 @@ impl Target {
 
     /// Verifies a piece and writes it. `total` is the tensor's length as the source says.
     pub(super) fn take_piece(&self, piece: u64, total: u64, data: &[u8]) -> Result<(), NotTaken> {
-        let is_right = total == self.bytes.0 && self.outline.get().is_some_and(|outline| outline.admits(piece, data));
-        if !is_right {
+        if total != self.bytes.0 {
+            return Err(NotTaken::Other);
+        }
+        if !self.outline.get().ok_or(NotTaken::Early)?.admits(piece, data) {
             return Err(NotTaken::Wrong);
         }
         if let Some(file) = self.file()? {
@@ -159,12 +165,13 @@ mod tests {
         let (target, there) = Target::resume(tensors.clone(), hash, Bytes(BYTES)).unwrap();
         assert!(there.is_none() && target.outline_bytes() == 64);
 
-        assert!(matches!(target.take_piece(0, BYTES, first), Err(NotTaken::Wrong)), "nothing to hold it against");
+        assert!(matches!(target.take_piece(0, BYTES, first), Err(NotTaken::Early)));
         assert!(matches!(target.take_outline(64, &[1; 64]), Err(NotTaken::Wrong)));
-        assert!(matches!(target.take_outline(65, &outline), Err(NotTaken::Wrong)));
+        assert!(matches!(target.take_outline(96, &outline), Err(NotTaken::Other)));
+        assert!(matches!(target.take_outline(64, &outline[..63]), Err(NotTaken::Wrong)));
         target.take_outline(64, &outline).unwrap();
         assert!(matches!(target.take_piece(1, BYTES, first), Err(NotTaken::Wrong)));
-        assert!(matches!(target.take_piece(0, BYTES + 1, first), Err(NotTaken::Wrong)));
+        assert!(matches!(target.take_piece(0, BYTES + 1, first), Err(NotTaken::Other)));
         target.take_piece(1, BYTES, second).unwrap();
 
         drop(target);
@@ -175,7 +182,7 @@ mod tests {
         target.finish().unwrap();
         target.take_piece(0, BYTES, first).unwrap();
 
-        assert!(tensors.holds(hash, Bytes(BYTES)) && !tensors.is_begun(hash));
+        assert!(tensors.holds(hash, Bytes(BYTES)) && !tensors.is_begun(hash, Bytes(BYTES)));
         assert_eq!(tensors.map(hash).unwrap()[..], data[..]);
     }
 }

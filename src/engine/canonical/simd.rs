@@ -487,7 +487,8 @@ impl Simd for Plain {
         let codes = codes.to_le_bytes().map(|code| i32::from(code as i8));
         for (sum, weights) in run.iter_mut().zip(weights.as_chunks::<4>().0) {
             for (weight, code) in weights.iter().zip(codes) {
-                *sum += i32::from(*weight) * code;
+                // No sum of a product comes near the end; as every instruction does there, it wraps round.
+                *sum = sum.wrapping_add(i32::from(*weight) * code);
             }
         }
         run

@@ -172,13 +172,27 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(2_000))]
     #[test]
     fn every_instruction_set_gives_the_same_bits(arguments in arguments()) {
-        let mut expected = Vec::new();
-        every_operation(InstructionSet::Plain, &arguments, &mut expected);
+        assert_alike(&arguments);
+    }
+}
 
-        for set in InstructionSet::ALL.into_iter().filter(|set| set.is_available()) {
-            let mut results = Vec::new();
-            every_operation(set, &arguments, &mut results);
-            prop_assert_eq!(&results, &expected, "{}", set.name());
-        }
+#[test]
+fn sums_at_the_end_of_their_range_wrap_round_alike() {
+    let ones = [1.0; LANES];
+    let codes = [i32::from_le_bytes([127; 4]); 4];
+    for ints in [[i32::MAX; LANES], [i32::MIN; LANES]] {
+        let (halves, bytes) = ([0; LANES], [u8::MAX; BYTES]);
+        assert_alike(&Arguments { a: ones, b: ones, c: ones, small: ones, near: ones, ints, halves, bytes, codes });
+    }
+}
+
+fn assert_alike(arguments: &Arguments) {
+    let mut expected = Vec::new();
+    every_operation(InstructionSet::Plain, arguments, &mut expected);
+
+    for set in InstructionSet::ALL.into_iter().filter(|set| set.is_available()) {
+        let mut results = Vec::new();
+        every_operation(set, arguments, &mut results);
+        assert_eq!(results, expected, "{} with {arguments:?}", set.name());
     }
 }

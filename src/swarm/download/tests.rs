@@ -183,6 +183,27 @@ fn a_source_that_has_it_no_more_is_not_asked_for_that() {
 
     assert_eq!(download.asks(T0), []);
     assert_eq!(download.unsourced(), [blob(1)]);
+    // It says so again and again, and is asked again after a while.
+    download.sources(sources(&[(1, &[1])]));
+    assert_eq!(download.asks(T0), []);
+    download.on_tick(T0.after(REFUSED));
+    assert_eq!(download.asks(T0.after(REFUSED)).len(), 1);
+}
+
+#[test]
+fn what_fails_together_is_paused_for_once() {
+    let mut download = Download::default();
+    download.want(blob(1), mib(4), Some(&BTreeSet::new()));
+    download.sources(sources(&[(1, &[1])]));
+    let asks = download.asks(T0);
+    assert_eq!(asks.len(), PER_SOURCE);
+
+    // Once because nothing came, and once more when the stream is closed for that.
+    let late = T0.after(PATIENCE);
+    assert_eq!(download.on_tick(late).len(), PER_SOURCE);
+    asks.iter().for_each(|ask| download.failed(*ask, Failure::Lost, late));
+
+    assert_eq!(download.asks(late.after(PAUSE)).len(), PER_SOURCE);
 }
 
 #[test]
