@@ -73,7 +73,7 @@ impl Bridge {
     }
 
     /// Has units loaded from their weights. What is refused at once comes back.
-    pub(super) fn load(&mut self, model: ModelId, range: UnitRange, weights: Arc<Weights>) -> Vec<EngineInput> {
+    pub(super) fn load(&self, model: ModelId, range: UnitRange, weights: Arc<Weights>) -> Vec<EngineInput> {
         let refused = |reason: String| vec![EngineInput::LoadFailed(model, range, reason)];
         let Some(&shape) = self.shapes.get(&model) else { return refused("the model is not served".to_owned()) };
         match self.engine.try_send(EngineCommand::Load(command::Load { model, shape, range, source: weights })) {

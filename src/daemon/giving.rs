@@ -109,7 +109,7 @@ impl Library {
             return Some(BlobPiece { total: bytes.len() as u64, data: bytes.slice(range) });
         }
         // Only whole pieces can be verified.
-        if request.offset % PIECE != 0 || request.offset >= located.bytes.0 {
+        if !request.offset.is_multiple_of(PIECE) || request.offset >= located.bytes.0 {
             return None;
         }
         let mut data = Vec::new();

@@ -200,7 +200,7 @@ pub async fn start(config: &Config, data: DataDir) -> Result<Running, StartError
     let network = NetworkId::of(&config.network.name, config.network.secret.as_ref());
     let opened = Library::open(data.root(), config.share, config.allow.iter().copied().collect());
     let library = opened.map_err(|error| StartError::Catalogue(error.to_string()))?;
-    let (served, wishes) = served(config, &library)?;
+    let Served { models, wishes } = served(config, &library)?;
     let (store, ledger) = open_log(&data, network, identity.peer())?;
     let (mesh, mesh_events) = mesh::start(mesh_config(config, &identity, network, &library)).await?;
     let clock = Clock::start();
@@ -236,7 +236,7 @@ pub async fn start(config: &Config, data: DataDir) -> Result<Running, StartError
     for entry in daemon.library.entries() {
         daemon.know(entry.id);
     }
-    for (model, policy) in served {
+    for (model, policy) in models {
         daemon.serve(model, policy);
     }
     let sources = Sources {
@@ -250,30 +250,39 @@ pub async fn start(config: &Config, data: DataDir) -> Result<Running, StartError
     Ok(Running { peer: Peer { commands }, key, p2p_addresses: addresses(&mesh).await, task, _data: data })
 }
 
+/// What is to be served.
+#[derive(Default)]
+struct Served {
+    models: Vec<(ModelId, HoldPolicy)>,
+    /// What other peers are to describe first.
+    wishes: Vec<Wish>,
+}
+
 /// What to serve: which models of the catalogue, after importing the files given, under which policy; and those that other peers are
 /// to describe.
-fn served(config: &Config, library: &Library) -> Result<(Vec<(ModelId, HoldPolicy)>, Vec<Wish>), StartError> {
+fn served(config: &Config, library: &Library) -> Result<Served, StartError> {
     let (models, policy) = match &config.serve {
-        Serve::Nothing => return Ok((Vec::new(), Vec::new())),
+        Serve::Nothing => return Ok(Served::default()),
         Serve::Catalogue(policy) => {
             // The demo model is served where there is nothing better.
             let models = library.servable();
             let models = if models.len() > 1 { models[..models.len() - 1].to_vec() } else { models };
-            return Ok((models.into_iter().map(|model| (model, *policy)).collect(), Vec::new()));
+            let models = models.into_iter().map(|model| (model, *policy)).collect();
+            return Ok(Served { models, wishes: Vec::new() });
         }
         Serve::Models(models, policy) => (models, *policy),
     };
-    let (mut served, mut wishes) = (Vec::new(), Vec::new());
+    let mut served = Served::default();
     for source in models {
         match model_of(source, library)? {
             Ok(model) => {
                 check_fits(model, policy, config, library)?;
-                served.push((model, policy));
+                served.models.push((model, policy));
             }
-            Err(name) => wishes.push(Wish { name, policy }),
+            Err(name) => served.wishes.push(Wish { name, policy }),
         }
     }
-    Ok((served, wishes))
+    Ok(served)
 }
 
 /// The model that is meant, or its id or the beginning of it, if it is in nobody's catalogue here.

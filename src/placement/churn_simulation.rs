@@ -92,6 +92,8 @@ struct Mesh {
     queue: BTreeMap<(Time, u64), Happening>,
     queued: u64,
     counts: Counts,
+    /// The weakest unit's holders as a part of what even shares would give, until something changes.
+    share: Option<f64>,
 }
 
 impl Mesh {
@@ -104,6 +106,7 @@ impl Mesh {
             queue: BTreeMap::new(),
             queued: 0,
             counts: Counts::default(),
+            share: None,
         };
         (0..peers).for_each(|_| mesh.comes());
         mesh
@@ -117,6 +120,7 @@ impl Mesh {
     fn comes(&mut self) {
         let (name, room) = (self.named, self.dice.between(ROOM));
         self.named += 1;
+        self.share = None;
         let key = PeerKey::new(*blake3::hash(&name.to_le_bytes()).as_bytes());
         let offer = Offer { budget: Bytes(100 * room), max_units: None, pinned: None };
         let placement = Placement::new(key, needs(UNITS), offer, PlacementConfig::default(), self.now).unwrap();
@@ -145,13 +149,10 @@ impl Mesh {
         if span == 0 || self.now < Time::ZERO.after(SETTLED) {
             return;
         }
-        let mut cover = Cover::empty(UNITS);
-        self.peers.values().flat_map(ready).for_each(|range| cover.add(range));
-        let weakest = cover.counts().iter().copied().min().map_or(0.0, f64::from);
-        let even = self.peers.values().map(|peer| peer.room).sum::<u64>() as f64 / f64::from(UNITS);
+        let share = *self.share.get_or_insert_with(|| share(&self.peers));
         self.counts.time += span;
-        self.counts.uncovered += if weakest == 0.0 { span } else { 0 };
-        self.counts.share += weakest / even * span as f64;
+        self.counts.uncovered += if share == 0.0 { span } else { 0 };
+        self.counts.share += share * span as f64;
     }
 
     fn happen(&mut self, happening: Happening) {
@@ -220,6 +221,7 @@ impl Mesh {
             }
         }
         if is_new {
+            self.share = None;
             self.publish(name);
         }
         if let Some(due) = due {
@@ -236,6 +238,14 @@ impl Mesh {
             self.later(span, Happening::Heard { by, number, other: other.clone() });
         }
     }
+}
+
+fn share(peers: &BTreeMap<u64, Peer>) -> f64 {
+    let mut cover = Cover::empty(UNITS);
+    peers.values().flat_map(ready).for_each(|range| cover.add(range));
+    let weakest = cover.counts().iter().copied().min().map_or(0.0, f64::from);
+    let even = peers.values().map(|peer| peer.room).sum::<u64>() as f64 / f64::from(UNITS);
+    weakest / even
 }
 
 fn other(peer: &Peer) -> Other {

@@ -80,7 +80,7 @@ fn what_the_disk_damaged_counts_as_missing_until_it_came_again() {
     assert!(ours.locate(entry.hash).is_none());
     assert_eq!(ours.missing(imported.id, all).unwrap(), [missing]);
     assert!(matches!(ours.weights(imported.id, all), Err(CatalogueError::NoWeights { .. })));
-    assert_eq!(ours.awaited(imported.id).unwrap(), [entry.name.clone()]);
+    assert_eq!(ours.awaited(imported.id).unwrap(), std::slice::from_ref(&entry.name));
     let again = Catalogue::open(directory.path()).unwrap().all_awaited();
     assert_eq!(
         again.iter().map(|missing| missing.tensor).collect::<Vec<_>>(),

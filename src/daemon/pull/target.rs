@@ -42,11 +42,12 @@ pub(super) struct Target {
     pub(super) bytes: Bytes,
     tensors: Tensors,
     outline: OnceLock<Outline>,
-    file: Mutex<Open>,
+    file: Mutex<Place>,
 }
 
+/// Where its bytes go.
 #[derive(Debug)]
-enum Open {
+enum Place {
     NotYet,
     Open(Arc<Incoming>),
     /// The tensor is whole; what comes now comes too late.
@@ -65,7 +66,7 @@ impl Target {
     ) -> Result<(Self, Option<BTreeSet<u64>>), TensorError> {
         let kept = tensors.outline(tensor, bytes);
         let is_begun = tensors.is_begun(tensor, bytes);
-        let target = Self { tensor, bytes, tensors, outline: OnceLock::new(), file: Mutex::new(Open::NotYet) };
+        let target = Self { tensor, bytes, tensors, outline: OnceLock::new(), file: Mutex::new(Place::NotYet) };
         let Some(outline) = kept else { return Ok((target, None)) };
         let file = if is_begun { target.file()? } else { None };
         let there = file.map(|file| file.there(&outline)).transpose()?.unwrap_or_default();
@@ -113,7 +114,7 @@ impl Target {
         if let Some(file) = self.file()? {
             file.finish()?;
         }
-        *self.opened() = Open::Done;
+        *self.opened() = Place::Done;
         Ok(())
     }
 
@@ -125,17 +126,17 @@ impl Target {
     fn file(&self) -> Result<Option<Arc<Incoming>>, TensorError> {
         let mut opened = self.opened();
         match &*opened {
-            Open::Done => Ok(None),
-            Open::Open(file) => Ok(Some(Arc::clone(file))),
-            Open::NotYet => {
+            Place::Done => Ok(None),
+            Place::Open(file) => Ok(Some(Arc::clone(file))),
+            Place::NotYet => {
                 let file = Arc::new(self.tensors.begin(self.tensor, self.bytes)?);
-                *opened = Open::Open(Arc::clone(&file));
+                *opened = Place::Open(Arc::clone(&file));
                 Ok(Some(file))
             }
         }
     }
 
-    fn opened(&self) -> MutexGuard<'_, Open> {
+    fn opened(&self) -> MutexGuard<'_, Place> {
         // Every change is one assignment.
         self.file.lock().unwrap_or_else(PoisonError::into_inner)
     }
