@@ -95,15 +95,20 @@ fn main() -> anyhow::Result<()> {
     println!("a download, encrypted, verified and synced     {} MB/s", rate(&ours));
     println!("takes                                          {} x as long (aim 2)", ratio(&ours, &plain));
 
-    let throttled = (0..options.sources).map(|index| {
+    let start = |index: usize| {
         Peer::source(&folder.path().join(format!("throttled{index}")), &model, &["--upload-limit", &options.limit])
-    });
-    let throttled: Vec<Peer> = throttled.collect::<anyhow::Result<_>>()?;
-    let (mut one, mut all) = (Vec::new(), Vec::new());
-    for _ in 0..options.pairs.div_ceil(2) {
-        one.push(download(&folder.path().join("newcomer"), &[&throttled[0]], shape.blocks + 2)?);
-        all.push(download(&folder.path().join("newcomer"), &throttled.iter().collect::<Vec<_>>(), shape.blocks + 2)?);
+    };
+    let fetch = |sources: &[Peer]| -> anyhow::Result<Vec<f64>> {
+        let (newcomer, sources) = (folder.path().join("newcomer"), sources.iter().collect::<Vec<_>>());
+        (0..options.pairs.div_ceil(2)).map(|_| download(&newcomer, &sources, shape.blocks + 2)).collect()
+    };
+    let mut throttled = vec![start(0)?];
+    // Peers tell each other of sources, so the others come later.
+    let one = fetch(&throttled)?;
+    for index in 1..options.sources {
+        throttled.push(start(index)?);
     }
+    let all = fetch(&throttled)?;
     println!("from one source of {} a second             {} MB/s", options.limit, rate(&one));
     println!("from {} of them                                 {} MB/s", throttled.len(), rate(&all));
     println!("so much faster                                 {} x", ratio(&one, &all));
