@@ -13,11 +13,9 @@ use crate::cli::listings::Form;
 use crate::cli::output;
 use crate::config::datadir::DataDir;
 use crate::config::settings::Switch;
+use crate::daemon;
 use crate::daemon::handle::ModelChange;
 use crate::daemon::views::ChangedView;
-use crate::ids::ModelId;
-use crate::weights::catalogue::Catalogue;
-use crate::weights::catalogue::CatalogueError;
 
 /// What `brigade models` takes.
 #[derive(Clone, Debug, Args)]
@@ -75,42 +73,12 @@ pub(crate) async fn models(root: &Path, args: ModelsArgs) -> anyhow::Result<()> 
     };
     let changed = match client::find(root).await? {
         Some(client) => client.post("model", &ChangeBody { model, change }).await?,
-        None => alone(root, &model, change)?,
+        None => daemon::change_model(DataDir::open(root)?.root(), &model, change)?,
     };
     match form(json) {
         Form::Json => output::json(&changed),
         Form::Text => Ok(output::line(text(&changed, change))?),
     }
-}
-
-/// Does it as the peer that would run here.
-fn alone(root: &Path, model: &str, change: ModelChange) -> anyhow::Result<ChangedView> {
-    let data = DataDir::open(root)?;
-    let mut catalogue = Catalogue::open(data.root())?;
-    let id = catalogue.resolve(model)?;
-    let mut changed = ChangedView { model: id.to_string(), ..ChangedView::default() };
-    match change {
-        ModelChange::Remove => changed.freed_bytes = catalogue.remove(id)?.0,
-        ModelChange::Private(private) => catalogue.set_private(id, private)?,
-        ModelChange::Verify => (changed.right, changed.damaged) = verify(&mut catalogue, id)?,
-    }
-    Ok(changed)
-}
-
-/// How many tensors are right, and the names of those that are not, which count as missing now.
-fn verify(catalogue: &mut Catalogue, id: ModelId) -> Result<(usize, Vec<String>), CatalogueError> {
-    let (mut right, mut damaged) = (0, catalogue.awaited(id)?);
-    for (name, located) in catalogue.located(id)? {
-        match located.hash(catalogue.tensors()) {
-            Ok(Some(_)) => right += 1,
-            Ok(None) => {
-                catalogue.damaged(&located)?;
-                damaged.push(name);
-            }
-            Err(error) => return Err(CatalogueError::Unreadable { name, source: error }),
-        }
-    }
-    Ok((right, damaged))
 }
 
 fn text(changed: &ChangedView, change: ModelChange) -> String {

@@ -56,6 +56,9 @@ pub const PATIENCE: Span = Span::seconds(120);
 /// The longest that an answer can be told to wait, in seconds.
 pub const MAX_PATIENCE: u32 = 3_600;
 
+/// The lowest upload limit, a second: a piece of a MiB must come within the 30 seconds that others wait for it.
+pub const LEAST_UPLOAD: Bytes = Bytes(64 << 10);
+
 /// Everything that a peer needs to know to start, checked.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -201,9 +204,12 @@ pub enum BadConfig {
     /// The memory is no amount.
     #[error("memory: {0}")]
     Memory(#[from] BadMemory),
-    /// The upload limit is no amount.
-    #[error("upload-limit: {0}")]
-    UploadLimit(BadMemory),
+    /// The upload limit is no amount, or so low that nothing would arrive in time.
+    #[error("upload-limit: expected bytes a second such as 10MiB, at least {LEAST_UPLOAD}, got \"{got}\"")]
+    UploadLimit {
+        /// The text as given.
+        got: String,
+    },
     /// The memory for journals is no amount.
     #[error("journal-memory: {0}")]
     JournalMemory(BadMemory),
@@ -408,8 +414,8 @@ fn journal_memory(given: Option<&str>, machine: Machine) -> Result<Bytes, BadCon
 
 /// Bytes a second.
 fn upload_limit(text: &str) -> Result<Bytes, BadConfig> {
-    let limit = memory::parse(text, None).map_err(BadConfig::UploadLimit)?;
-    if limit == Bytes::ZERO { Err(BadConfig::Zero { setting: "upload-limit" }) } else { Ok(limit) }
+    let limit = memory::parse(text, None).ok().filter(|limit| *limit >= LEAST_UPLOAD);
+    limit.ok_or_else(|| BadConfig::UploadLimit { got: text.chars().take(40).collect() })
 }
 
 fn api(settings: &Settings) -> Result<Api, BadConfig> {

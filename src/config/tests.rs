@@ -151,3 +151,13 @@ fn a_flag_to_serve_overrides_a_file_that_does_not() {
 
     assert!(!flags.over(file).no_serve);
 }
+
+#[test]
+fn an_upload_limit_at_which_nothing_would_arrive_is_refused() {
+    assert_eq!(config("upload-limit = \"10MiB\"").unwrap().upload_limit, Some(Bytes::mib(10)));
+    assert_eq!(config("").unwrap().upload_limit, None);
+    for text in ["0", "5", "63KiB", "fast", "25%"] {
+        let refused = refusal(&format!("upload-limit = \"{text}\""));
+        assert!(refused.contains("at least") && refused.contains(text), "{refused}");
+    }
+}

@@ -37,8 +37,10 @@ pub mod views;
 mod wishes;
 
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::io;
 use std::num::NonZeroUsize;
+use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -248,6 +250,21 @@ pub async fn start(config: &Config, data: DataDir) -> Result<Running, StartError
     };
     let task = tokio::spawn(daemon.run(sources));
     Ok(Running { peer: Peer { commands }, key, p2p_addresses: addresses(&mesh).await, task, _data: data })
+}
+
+/// Does something to a model of a data directory on which no peer runs, by id, beginning of an id, or alias.
+///
+/// # Errors
+/// [`ChangeError`](handle::ChangeError) if there is no such model, or it cannot be done.
+pub fn change_model(
+    directory: &Path,
+    name: &str,
+    change: handle::ModelChange,
+) -> Result<views::ChangedView, handle::ChangeError> {
+    let refused = |error: &dyn std::error::Error| handle::ChangeError::Refused(error.to_string());
+    let library = Library::open(directory, Switch::Off, BTreeSet::new()).map_err(|error| refused(&error))?;
+    let model = library.resolve(name).map_err(|error| refused(&error))?;
+    library.change(model, change).map_err(|error| refused(&error))
 }
 
 /// What is to be served.

@@ -29,12 +29,14 @@ pub(super) struct Wishes {
     open: Vec<Wish>,
     /// Those that somebody is being asked about.
     tried: Vec<Wish>,
+    /// Those of which the log has said that they came to nothing.
+    failed: Vec<Wish>,
     due: Time,
 }
 
 impl Wishes {
     pub(super) fn new(open: Vec<Wish>) -> Self {
-        Self { open, tried: Vec::new(), due: Time::ZERO }
+        Self { open, ..Self::default() }
     }
 
     /// When to look again.
@@ -55,6 +57,14 @@ impl Wishes {
         self.due = now.after(LOOK);
         self.tried.extend(self.open.iter().cloned());
         std::mem::take(&mut self.open)
+    }
+
+    fn is_first_failure(&mut self, wish: &Wish) -> bool {
+        let is_first = !self.failed.contains(wish);
+        if is_first {
+            self.failed.push(wish.clone());
+        }
+        is_first
     }
 
     fn end(&mut self, wish: &Wish) {
@@ -105,7 +115,9 @@ impl Daemon {
                 self.serve(model, wish.policy);
             }
             Err(reason) => {
-                tracing::warn!(model = wish.name, reason, "a model to be served could not be described");
+                if self.wishes.is_first_failure(&wish) {
+                    tracing::warn!(model = wish.name, reason, "a model to be served could not be described");
+                }
                 self.wishes.put_back(wish, self.clock.now().after(RETRY));
             }
         }
@@ -129,6 +141,7 @@ mod tests {
         assert_eq!(wishes.names().collect::<Vec<_>>(), ["0123abcd"]);
         assert_eq!(wishes.due(Time(5).after(LOOK)), []);
         assert_eq!(wishes.due(Time(5).after(RETRY)), std::slice::from_ref(&wish));
+        assert_eq!([wishes.is_first_failure(&wish), wishes.is_first_failure(&wish)], [true, false]);
         wishes.end(&wish);
         assert_eq!(wishes.names().count(), 0);
     }

@@ -297,11 +297,6 @@ impl Download {
         self.blobs.get(&blob).map(|blob| Bytes((blob.had * PIECE).min(blob.bytes)))
     }
 
-    /// Whether nothing is on its way.
-    pub fn is_idle(&self) -> bool {
-        self.asked.is_empty()
-    }
-
     /// Whether all that was wanted is there.
     pub fn is_complete(&self) -> bool {
         self.blobs.is_empty()

@@ -130,15 +130,6 @@ pub enum CatalogueError {
         /// The model.
         id: ModelId,
     },
-    /// A tensor's bytes cannot be read.
-    #[error("the tensor \"{name}\" cannot be read: {source}")]
-    Unreadable {
-        /// Its name.
-        name: String,
-        /// What the system said.
-        #[source]
-        source: io::Error,
-    },
     /// A model that is part of the program.
     #[error("the model {id} is part of the program and cannot be removed")]
     BuiltIn {

@@ -17,6 +17,7 @@ use crate::ids::ModelId;
 use crate::os::release_file_pages;
 use crate::shape::WeightFormat;
 use crate::swarm::outline::Outline;
+use crate::units::Cover;
 use crate::units::UnitRange;
 use crate::weights::catalogue::Catalogue;
 use crate::weights::catalogue::CatalogueError;
@@ -255,13 +256,12 @@ impl Catalogue {
     /// `Unknown`, or `Blob` if the manifest is damaged.
     pub fn held(&mut self, id: ModelId) -> Result<Vec<UnitRange>, CatalogueError> {
         let (manifest, files) = (self.described(id)?, self.files(id));
-        let mut lacking = BTreeSet::new();
-        for tensor in &manifest.tensors {
-            if self.spot(id, tensor, files.as_deref()).is_none() {
-                lacking.extend(tensor.units.iter().copied());
-            }
+        let mut lacks = Cover::empty(manifest.shape.units());
+        for tensor in manifest.tensors.iter().filter(|tensor| self.spot(id, tensor, files.as_deref()).is_none()) {
+            let units = tensor.units.iter().filter_map(|&unit| UnitRange::new(unit, unit.checked_add(1)?).ok());
+            units.for_each(|unit| lacks.add(unit));
         }
-        Ok(runs((0..manifest.shape.units()).filter(|unit| !lacking.contains(unit))))
+        Ok(lacks.missing())
     }
 
     /// A tensor of any model of the catalogue, if it is on this machine.
@@ -374,18 +374,6 @@ impl Catalogue {
         self.index.files.insert(id, Arc::clone(&files));
         Some(files)
     }
-}
-
-/// Runs of ascending units.
-fn runs(units: impl Iterator<Item = u16>) -> Vec<UnitRange> {
-    let mut runs: Vec<(u16, u16)> = Vec::new();
-    for unit in units {
-        match runs.last_mut() {
-            Some((_, end)) if *end == unit => *end += 1,
-            Some(_) | None => runs.push((unit, unit + 1)),
-        }
-    }
-    runs.into_iter().filter_map(|(start, end)| UnitRange::new(start, end).ok()).collect()
 }
 
 #[cfg(test)]

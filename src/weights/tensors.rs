@@ -63,7 +63,6 @@ pub struct Tensors {
 /// A tensor on its way here.
 #[derive(Debug)]
 pub struct Incoming {
-    tensor: BlobHash,
     bytes: Bytes,
     file: File,
     path: PathBuf,
@@ -139,7 +138,7 @@ impl Tensors {
         let opened = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
         let file = opened.map_err(failed("open", &path))?;
         file.set_len(bytes.0).map_err(failed("make room for", &path))?;
-        Ok(Incoming { tensor, bytes, file, path, target: self.path(tensor), mark: self.mark_path(tensor) })
+        Ok(Incoming { bytes, file, path, target: self.path(tensor), mark: self.mark_path(tensor) })
     }
 
     /// Whether anything of a tensor of that length was begun.
@@ -258,11 +257,6 @@ impl Incoming {
             named => named.map_err(failed("name", &self.target))?,
         }
         remove(&self.mark).map(drop)
-    }
-
-    /// Which tensor it is.
-    pub const fn tensor(&self) -> BlobHash {
-        self.tensor
     }
 }
 

@@ -18,7 +18,6 @@ use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::sync::oneshot;
@@ -56,10 +55,7 @@ const ORDER_CAPACITY: usize = 64;
 /// News that the task has not taken; whoever has some waits.
 const HEARD_CAPACITY: usize = 64;
 
-/// How often to look whether a source was too slow, and for further ones.
-const LOOK: Duration = Duration::from_millis(250);
-
-/// How often to ask who has what.
+/// How often to ask who has what, and to look for what was found damaged.
 const ASK_AROUND: Span = Span::seconds(1);
 
 /// How often to log how far it is.
@@ -110,7 +106,7 @@ enum Heard {
     /// An answer was right, but cannot be written.
     Disk(Ask, Arc<Target>, TensorError),
     /// A tensor is whole, or could not be made so.
-    Whole(Arc<Target>, Result<(), TensorError>),
+    Whole(Arc<Target>, Result<(), String>),
     /// A source's task has ended.
     Ended(PeerKey, u64),
 }
@@ -205,6 +201,8 @@ struct Task {
 impl Task {
     async fn run(mut self, mut orders: mpsc::Receiver<Job>, mut news: mpsc::Receiver<Heard>) {
         loop {
+            let now = self.clock.now();
+            let next = now.after(ASK_AROUND).min(self.download.deadline(now).unwrap_or(Time(u64::MAX)));
             tokio::select! {
                 job = orders.recv() => match job {
                     Some(job) => self.new.push_back(job),
@@ -212,7 +210,7 @@ impl Task {
                 },
                 // This task keeps a sender, so there is always one.
                 Some(heard) = news.recv() => self.hear(heard),
-                () = tokio::time::sleep(LOOK) => {}
+                () = tokio::time::sleep(next.since(now).duration()) => {}
             }
             self.look();
             self.ask();
@@ -287,7 +285,7 @@ impl Task {
                 if self.is_wanted(&target) {
                     match finished {
                         Ok(()) => self.whole(target.tensor),
-                        Err(error) => self.cannot_have(target.tensor, &error.to_string()),
+                        Err(reason) => self.cannot_have(target.tensor, &reason),
                     }
                 }
             }
@@ -400,11 +398,11 @@ impl Task {
         let (target, heard) = (Arc::clone(target), self.heard.clone());
         tokio::spawn(async move {
             let ended = Arc::clone(&target);
-            match tokio::task::spawn_blocking(move || target.finish()).await {
-                // The task that is gone needs no news.
-                Ok(finished) => drop(heard.send(Heard::Whole(ended, finished)).await),
-                Err(error) => tracing::error!(%error, "a tensor could not be finished"),
-            }
+            let finished = tokio::task::spawn_blocking(move || target.finish()).await;
+            let finished = finished.map_err(|error| error.to_string());
+            let finished = finished.and_then(|finished| finished.map_err(|error| error.to_string()));
+            // The task that is gone needs no news.
+            let _ = heard.send(Heard::Whole(ended, finished)).await;
         });
     }
 

@@ -2,8 +2,10 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 
 use crate::daemon::pull::Heard;
 use crate::daemon::pull::target::NotTaken;
@@ -20,6 +22,9 @@ use crate::wire::fetch::FetchAnswer;
 use crate::wire::fetch::FetchPart;
 use crate::wire::fetch::FetchRequest;
 use crate::wire::fetch::MAX_PIECE;
+
+/// How long a request may take to be sent. It is short, so only a peer that reads nothing any more takes long.
+const SEND_LIMIT: Duration = Duration::from_secs(10);
 
 /// Something to be asked for.
 #[derive(Debug)]
@@ -68,8 +73,8 @@ async fn talk(
                 let Some(errand) = errand else { return Failure::Lost };
                 let request = request(&errand);
                 waiting.push_back(errand);
-                if let Err(error) = writer.send(&request).await {
-                    tracing::debug!(peer = %peer.short(), %error, "a source of weights is lost");
+                if !matches!(timeout(SEND_LIMIT, writer.send(&request)).await, Ok(Ok(()))) {
+                    tracing::debug!(peer = %peer.short(), "a source of weights takes no requests");
                     return Failure::Lost;
                 }
             }

@@ -223,7 +223,7 @@ fn a_slow_source_is_waited_for_as_long_as_it_brings_something() {
     now = now.after(PATIENCE);
 
     assert_eq!(download.on_tick(now), asks[3..]);
-    assert!(download.is_idle() && !download.is_complete());
+    assert!(download.asked.is_empty() && !download.is_complete());
 }
 
 #[test]
