@@ -56,6 +56,7 @@ pub mod mutants;
 pub mod node;
 pub mod os;
 pub mod placement;
+pub mod quantise;
 pub mod routing;
 pub mod sampling;
 pub mod scheduler;

@@ -139,6 +139,31 @@ weight_formats! {
 }
 
 impl WeightFormat {
+    /// From the coarsest to the most precise: by bits of an element, of equals the one with a better grid.
+    const BY_PRECISION: [Self; 11] = [
+        Self::Q4_0,
+        Self::Q4_1,
+        Self::Q4K,
+        Self::Q5_0,
+        Self::Q5_1,
+        Self::Q5K,
+        Self::Q6K,
+        Self::Q8_0,
+        Self::BF16,
+        Self::F16,
+        Self::F32,
+    ];
+
+    /// Where the format stands among all, the coarsest being 0.
+    pub fn precision(self) -> usize {
+        Self::BY_PRECISION.iter().position(|format| *format == self).unwrap_or_default()
+    }
+
+    /// The more precise of two.
+    pub fn max_precision(self, other: Self) -> Self {
+        if self.precision() >= other.precision() { self } else { other }
+    }
+
     /// Bytes of `elements` elements, or `None` if they do not fill whole blocks or the size overflows.
     pub fn bytes(self, elements: u64) -> Option<Bytes> {
         if !elements.is_multiple_of(self.block_elements()) {
@@ -399,6 +424,10 @@ mod tests {
             assert_eq!(WeightFormat::from_code(format.code()), Some(format));
             assert_eq!(format.name().parse(), Ok(format));
         }
+        let mut places: Vec<usize> = WeightFormat::ALL.iter().map(|format| format.precision()).collect();
+        places.sort_unstable();
+        assert_eq!(places, (0..WeightFormat::ALL.len()).collect::<Vec<_>>());
+        assert_eq!(WeightFormat::Q4K.max_precision(WeightFormat::Q6K), WeightFormat::Q6K);
         assert_eq!(WeightFormat::from_code(4), None);
         assert_eq!(WeightFormat::Q4_0.bytes(33), None);
         assert_eq!(WeightFormat::Q6K.bytes(512), Some(Bytes(420)));

@@ -40,7 +40,7 @@ pub fn build_manifest(
         });
         tensors.push(entry(&shape, name, view, hash));
     }
-    Manifest { shape, vocabulary, tensors }
+    Manifest { shape, vocabulary, tensors, derivation: None }
 }
 
 fn entry(shape: &ModelShape, name: &str, view: TensorView<'_>, hash: BlobHash) -> TensorEntry {

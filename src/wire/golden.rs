@@ -170,6 +170,7 @@ fn others() -> Vec<(&'static str, Golden)> {
         ("fetch-busy", Golden::FetchAnswer(FetchAnswer::Busy)),
         ("manifest", Golden::Manifest(samples::manifest())),
         ("manifest-window", Golden::Manifest(samples::manifest_of_a_window())),
+        ("manifest-derived", Golden::Manifest(samples::manifest_derived())),
         ("vocabulary", Golden::Vocabulary(samples::vocabulary())),
     ]
 }

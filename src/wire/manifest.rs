@@ -31,8 +31,18 @@
 //! | 8 | length of the data |
 //! | 32 | hash of the data |
 //!
-//! Version 1 has the architecture `llama`, interleaved pairs and no window; every other model has version 2. So
-//! one manifest has exactly one encoding: what is accepted encodes to the same bytes again.
+//! Version 1 has the architecture `llama`, interleaved pairs and no window; every other model has version 2. A model that was made by
+//! quantising another one ([`Derivation`]) has version 3, which is short:
+//!
+//! | bytes | what |
+//! |---|---|
+//! | 4 | mark, `BRGM` |
+//! | 2 | version, 3 |
+//! | 1 | version of the quantiser |
+//! | 4 | format asked for, GGUF's number |
+//! | the rest | the source's manifest, of version 1 or 2 |
+//!
+//! So one manifest has exactly one encoding: what is accepted encodes to the same bytes again.
 
 use crate::amounts::Bytes;
 use crate::ids::BlobHash;
@@ -42,6 +52,9 @@ use crate::shape::WeightFormat;
 use crate::units::UnitRange;
 
 mod codec;
+mod derived;
+
+pub use crate::wire::manifest::derived::Derivation;
 
 /// The most bytes of an encoded manifest: the most tensors at about twice their usual size.
 pub const MAX_MANIFEST: usize = 8 << 20;
@@ -76,6 +89,8 @@ pub struct Manifest {
     pub vocabulary: BlobHash,
     /// Every tensor, ascending by name.
     pub tensors: Vec<TensorEntry>,
+    /// How it was made, if from another model; the tensors follow from it.
+    pub derivation: Option<Derivation>,
 }
 
 /// One tensor of a model.
@@ -91,7 +106,7 @@ pub struct TensorEntry {
     pub format: WeightFormat,
     /// Length of the data.
     pub bytes: Bytes,
-    /// blake3 of the data.
+    /// blake3 of the data; of a tensor that is made by quantising another, the name that follows from it ([`Manifest::made_from`]).
     pub hash: BlobHash,
 }
 

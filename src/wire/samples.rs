@@ -1,5 +1,7 @@
 //! One fixed, valid value of every message, for tests and for the golden bytes.
 
+use std::sync::Arc;
+
 use crate::amounts::Bytes;
 use crate::amounts::Mflop;
 use crate::amounts::Position;
@@ -294,7 +296,19 @@ pub(super) fn manifest() -> Manifest {
             tensor("output_norm.weight", &[3], &[32], WeightFormat::F32),
             tensor("token_embd.weight", &[0, 3], &[32, 64], WeightFormat::Q8_0),
         ],
+        derivation: None,
     }
+}
+
+/// A model that can be quantised: rows of 256, of 32, a vector, and a matrix of logits with rows of 256.
+pub(super) fn manifest_of_halves() -> Manifest {
+    let mut manifest = manifest();
+    for (tensor, row) in manifest.tensors.iter_mut().zip([256, 32, 32, 256]) {
+        tensor.dimensions[0] = row;
+        tensor.format = if tensor.dimensions.len() > 1 { WeightFormat::F16 } else { WeightFormat::F32 };
+        tensor.bytes = tensor.format.bytes(tensor.dimensions.iter().product()).unwrap();
+    }
+    manifest
 }
 
 /// A model that the first version of the encoding cannot say: two blocks of Qwen 3 with a window.
@@ -303,6 +317,10 @@ pub(super) fn manifest_of_a_window() -> Manifest {
     let rope = Rope { pairs: RopePairs::Halves, ..manifest.shape.rope };
     let shape = ModelShape { architecture: Architecture::Qwen3, window: Some(300), rope, ..manifest.shape };
     Manifest { shape, ..manifest }
+}
+
+pub(super) fn manifest_derived() -> Manifest {
+    Arc::new(manifest_of_halves()).derive(WeightFormat::Q4K).unwrap()
 }
 
 pub(super) fn vocabulary() -> Vocabulary {

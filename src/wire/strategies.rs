@@ -521,6 +521,7 @@ fn manifest() -> impl Strategy<Value = Manifest> {
         shape,
         vocabulary: BlobHash::new(vocabulary),
         tensors: tensors.into_iter().map(|(name, tensor)| TensorEntry { name, ..tensor }).collect(),
+        derivation: None,
     })
 }
 

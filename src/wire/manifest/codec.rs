@@ -1,7 +1,10 @@
 //! The manifest's door.
 
+use std::sync::Arc;
+
 use crate::amounts::Bytes;
 use crate::ids::BlobHash;
+use crate::quantise;
 use crate::shape::Architecture;
 use crate::shape::ModelShape;
 use crate::shape::Rope;
@@ -27,14 +30,18 @@ use crate::wire::manifest::MAX_VOCAB;
 use crate::wire::manifest::MAX_WIDTH;
 use crate::wire::manifest::Manifest;
 use crate::wire::manifest::TensorEntry;
+use crate::wire::manifest::derived;
 
 const MARK: [u8; 4] = *b"BRGM";
 
 /// The version of models of the architecture `llama` with interleaved pairs and no window.
 const FIRST: u16 = 1;
 
-/// The version of all others.
+/// The version of all others that are their own source.
 const SECOND: u16 = 2;
+
+/// The version of models that are made from another one.
+const DERIVED: u16 = 3;
 
 /// The fewest bytes of an encoded tensor: name of one byte, one unit, one dimension.
 const MIN_TENSOR: usize = 2 + 4 + 9 + 4 + 8 + 32;
@@ -50,20 +57,30 @@ impl Manifest {
             return Err(BadMessage::TooLarge { message: "Manifest", limit: MAX_MANIFEST, got });
         }
         let mut reader = Reader::new("Manifest", bytes);
-        let version = reader.begin_one_of(MARK, FIRST..=SECOND)?;
+        match reader.begin_one_of(MARK, FIRST..=DERIVED)? {
+            DERIVED => read_derived(reader),
+            version => Self::read(reader, version),
+        }
+    }
+
+    /// Reads what follows the version of a model that is its own source.
+    fn read(mut reader: Reader<'_>, version: u16) -> Result<Self, BadMessage> {
         let shape = read_shape(&mut reader, version)?;
         let vocabulary = BlobHash::new(reader.array("vocabulary hash")?);
         let count = reader.u32("tensor count")? as usize;
         let count = reader.count("tensors", count, MAX_TENSORS, MIN_TENSOR)?;
         let tensors = (0..count).map(|_| read_tensor(&mut reader)).collect::<Result<_, _>>()?;
         reader.end()?;
-        let manifest = Self { shape, vocabulary, tensors };
+        let manifest = Self { shape, vocabulary, tensors, derivation: None };
         manifest.check()?;
         Ok(manifest)
     }
 
     /// The manifest's one encoding. Other peers accept it if [`check`](Self::check) does.
     pub fn encode(&self) -> bytes::Bytes {
+        if let Some(derivation) = &self.derivation {
+            return put_derived(&derivation.source.encode(), derivation.format);
+        }
         let mut out = Vec::with_capacity(256 + 160 * self.tensors.len());
         out.extend_from_slice(&MARK);
         out.extend_from_slice(&version_of(&self.shape).to_le_bytes());
@@ -81,6 +98,11 @@ impl Manifest {
     /// # Errors
     /// [`BadMessage`] with the first fault found.
     pub fn check(&self) -> Result<(), BadMessage> {
+        if let Some(derivation) = &self.derivation {
+            derivation.source.check()?;
+            let is_it = derivation.source.derive(derivation.format).is_some_and(|derived| derived == *self);
+            return if is_it { Ok(()) } else { Err(BadMessage::OutOfRange { field: "derived format" }) };
+        }
         check_shape(&self.shape)?;
         if self.tensors.is_empty() {
             return Err(BadMessage::Missing { field: "tensors" });
@@ -95,6 +117,31 @@ impl Manifest {
             .map(|_| ())
             .ok_or(BadMessage::OutOfRange { field: "tensor bytes" })
     }
+}
+
+/// Reads what follows the version of a derived model.
+fn read_derived(mut reader: Reader<'_>) -> Result<Manifest, BadMessage> {
+    let quantiser = reader.u8("quantiser")?;
+    if quantiser != quantise::VERSION {
+        return Err(BadMessage::Unknown { field: "quantiser", got: quantiser.into() });
+    }
+    let code = reader.u32("derived format")?;
+    let format =
+        WeightFormat::from_code(code).ok_or(BadMessage::Unknown { field: "derived format", got: code.into() })?;
+    // The source is derived from none, or else a few megabytes of nested headers would be read one inside the other.
+    let version = reader.begin_one_of(MARK, FIRST..=SECOND)?;
+    let source = Arc::new(Manifest::read(reader, version)?);
+    source.derive(format).ok_or(BadMessage::OutOfRange { field: "derived format" })
+}
+
+fn put_derived(source: &[u8], format: WeightFormat) -> bytes::Bytes {
+    let mut out = Vec::with_capacity(derived::HEADER + source.len());
+    out.extend_from_slice(&MARK);
+    out.extend_from_slice(&DERIVED.to_le_bytes());
+    out.push(quantise::VERSION);
+    out.extend_from_slice(&format.code().to_le_bytes());
+    out.extend_from_slice(source);
+    out.into()
 }
 
 /// The version in which a model of this shape is written.
@@ -455,8 +502,8 @@ mod tests {
         };
 
         assert_eq!(with(0, b'X'), Err(BadMessage::Mark { message: "Manifest" }));
-        assert_eq!(with(4, 3), Err(BadMessage::Version { message: "Manifest", expected: 2, got: 3 }));
-        assert_eq!(with(4, 0), Err(BadMessage::Version { message: "Manifest", expected: 2, got: 0 }));
+        assert_eq!(with(4, 4), Err(BadMessage::Version { message: "Manifest", expected: 3, got: 4 }));
+        assert_eq!(with(4, 0), Err(BadMessage::Version { message: "Manifest", expected: 3, got: 0 }));
         assert_eq!(
             Manifest::decode(&[&bytes[..], &[0]].concat()),
             Err(BadMessage::Trailing { message: "Manifest", got: 1 })

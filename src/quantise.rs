@@ -1,0 +1,9 @@
+//! Placeholder.
+use crate::shape::WeightFormat;
+
+/// Version.
+pub const VERSION: u8 = 1;
+
+/// Targets.
+pub const TARGETS: [WeightFormat; 5] =
+    [WeightFormat::Q8_0, WeightFormat::Q6K, WeightFormat::Q5K, WeightFormat::Q4K, WeightFormat::Q4_0];
