@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use crate::ids::ModelId;
 use crate::ids::PeerKey;
 use crate::ids::StageIndex;
 
@@ -78,6 +79,11 @@ impl UnitRange {
     /// Whether any unit lies in both.
     pub const fn overlaps(self, other: Self) -> bool {
         self.start < other.end && other.start < self.end
+    }
+
+    /// The units that lie in both.
+    pub fn common(self, other: Self) -> Option<Self> {
+        Self::new(self.start.max(other.start), self.end.min(other.end)).ok()
     }
 
     /// The units in ascending order.
@@ -228,6 +234,42 @@ impl Chain {
     }
 }
 
+/// With which model's weights each unit of a session is computed: one model's, or those of models that were made of one by quantising.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnitWeights {
+    /// Runs that follow each other from unit 0, neighbours of different models.
+    runs: Vec<(UnitRange, ModelId)>,
+}
+
+impl UnitWeights {
+    /// All of them with one model's.
+    pub fn whole(model: ModelId, units: u16) -> Self {
+        Self { runs: UnitRange::whole(units).into_iter().map(|whole| (whole, model)).collect() }
+    }
+
+    /// With those of the stages that compute them, in order.
+    pub fn of_stages(stages: impl IntoIterator<Item = (UnitRange, ModelId)>) -> Self {
+        let mut runs: Vec<(UnitRange, ModelId)> = Vec::new();
+        for (range, model) in stages {
+            match runs.last_mut() {
+                Some((run, last)) if *last == model && run.end == range.start => run.end = range.end,
+                _ => runs.push((range, model)),
+            }
+        }
+        Self { runs }
+    }
+
+    /// The model with whose weights all of `range` is computed; `None` if there are several, or none.
+    pub fn of(&self, range: UnitRange) -> Option<ModelId> {
+        self.runs.iter().find(|(run, _)| run.covers(range)).map(|(_, model)| *model)
+    }
+
+    /// The runs, ascending.
+    pub fn runs(&self) -> &[(UnitRange, ModelId)] {
+        &self.runs
+    }
+}
+
 /// How many peers hold each unit of one model.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cover {
@@ -314,6 +356,18 @@ mod tests {
         assert_eq!(Chain::new(vec![stage(0, 2), stage(3, 7)], 7), Err(BadChain::Gap { expected: 2, got: 3 }));
         assert_eq!(Chain::new(vec![stage(0, 2), stage(1, 7)], 7), Err(BadChain::Gap { expected: 2, got: 1 }));
         assert_eq!(Chain::new(vec![stage(0, 2)], 7), Err(BadChain::Short { expected: 7, got: 2 }));
+    }
+
+    #[test]
+    fn what_computes_a_range_is_one_models_weights_or_none() {
+        let (one, other) = (ModelId::new([1; 32]), ModelId::new([2; 32]));
+        let weights = UnitWeights::of_stages([(range(0, 2), one), (range(2, 4), one), (range(4, 7), other)]);
+
+        assert_eq!(weights.runs(), [(range(0, 4), one), (range(4, 7), other)]);
+        assert_eq!(weights.of(range(1, 4)), Some(one));
+        assert_eq!(weights.of(range(3, 5)), None);
+        assert_eq!(weights.of(range(6, 8)), None, "beyond the model");
+        assert_eq!(UnitWeights::whole(one, 7).runs(), [(range(0, 7), one)]);
     }
 
     #[test]

@@ -10,6 +10,8 @@ mod churn;
 mod kills;
 #[path = "meshes/leaving.rs"]
 mod leaving;
+#[path = "meshes/precisions.rs"]
+mod precisions;
 #[cfg(target_os = "linux")]
 #[path = "meshes/replicas.rs"]
 mod replicas;

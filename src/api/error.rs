@@ -149,6 +149,7 @@ impl From<GenerateFailure> for ApiError {
                 let missing = missing.iter().map(ToString::to_string).collect();
                 Self { missing, ..Self::unavailable("no_cover", message, None) }
             }
+            GenerateFailure::TooCoarse { .. } => Self::unavailable("too_coarse", message, None).about("min_quant"),
             GenerateFailure::UnknownModel(_) => {
                 Self::new(StatusCode::NOT_FOUND, "model_not_found", message).about("model")
             }

@@ -11,6 +11,7 @@ use crate::api::error::ApiError;
 use crate::api::fields::in_range;
 use crate::api::request::MAX_BIASES;
 use crate::api::request::check_stops;
+use crate::api::request::min_quant;
 use crate::config::MAX_PATIENCE;
 use crate::config::settings::TrustSetting;
 use crate::daemon::handle::ChatMessage;
@@ -49,6 +50,9 @@ pub struct GenerateBody {
     /// How many chains of different peers compute the answer; one if not given.
     #[serde(default)]
     pub redundancy: Option<u32>,
+    /// The coarsest format that weights may have; any if not given.
+    #[serde(default)]
+    pub min_quant: Option<String>,
 }
 
 /// What to continue.
@@ -209,6 +213,7 @@ impl GenerateBody {
             trust: self.trust.map(Into::into),
             patience,
             redundancy: redundancy(self.redundancy)?,
+            min_quant: self.min_quant.as_deref().map(min_quant).transpose()?,
         })
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! Accepted because they change nothing about an answer: `user`, `safety_identifier`, `prompt_cache_key`, `metadata`,
 //! and the neutral values of `n`, `best_of`, `echo`, `store`, `tools`, `tool_choice`, `parallel_tool_calls`,
-//! `response_format`, `modalities` and `service_tier`. `redundancy` is an addition of ours.
+//! `response_format`, `modalities` and `service_tier`. `redundancy`, `patience` and `min_quant` are
+//! additions of ours.
 
 use serde_json::Value;
 use serde_json::json;
@@ -16,6 +17,7 @@ use crate::daemon::handle::GenerateRequest;
 use crate::daemon::handle::Prompt;
 use crate::ids::Token;
 use crate::node::io::Redundancy;
+use crate::shape::WeightFormat;
 use crate::shape::WireDtype;
 use crate::wire::control::SamplingParameters;
 
@@ -87,6 +89,7 @@ impl Asked {
             trust: None,
             patience: fields.integer("patience", 0..=MAX_PATIENCE)?.map(|seconds| Span::seconds(seconds.into())),
             redundancy: redundancy(&mut fields)?,
+            min_quant: fields.string("min_quant")?.map(|text| min_quant(&text)).transpose()?,
         };
         let delivery = delivery(&mut fields)?;
         take_neutral(form, &mut fields)?;
@@ -99,6 +102,12 @@ impl Asked {
 fn redundancy(fields: &mut Fields) -> Result<Redundancy, ApiError> {
     let chains = fields.integer("redundancy", 1..=Redundancy::MOST.into())?;
     Ok(chains.and_then(|chains| Redundancy::new(u8::try_from(chains).ok()?)).unwrap_or(Redundancy::NONE))
+}
+
+/// Ours: the coarsest format that weights may have.
+pub(crate) fn min_quant(text: &str) -> Result<WeightFormat, ApiError> {
+    let names = || WeightFormat::ALL.iter().map(|format| format.name()).collect::<Vec<_>>().join(", ");
+    text.parse().map_err(|_| ApiError::invalid("min_quant", format!("min_quant must be one of {}", names())))
 }
 
 fn sampling(fields: &mut Fields, random_seed: u64) -> Result<SamplingParameters, ApiError> {

@@ -59,6 +59,10 @@ pub(crate) struct GenerateArgs {
     /// and both go on at once when a peer is lost.
     #[arg(long, default_value_t = 1, value_name = "1|2|3", value_parser = clap::value_parser!(u32).range(1..=3))]
     redundancy: u32,
+    /// The coarsest weights that may compute the answer: F16, Q8_0, Q6_K, Q5_K, Q4_K, Q4_0 and so on. By default the most precise that
+    /// the mesh has a chain of.
+    #[arg(long, value_name = "FORMAT")]
+    min_quant: Option<String>,
     #[command(flatten)]
     sampling: SamplingArgs,
     #[command(flatten)]
@@ -109,7 +113,7 @@ pub(crate) struct AskArgs {
     #[arg(long)]
     raw: bool,
     /// Print one JSON object when the answer is complete: text, tokens, model, finish_reason, usage (prompt_tokens,
-    /// completion_tokens), chain (per stage: peer, units, weights, positions, hop_payload_bytes, hop_frames,
+    /// completion_tokens), chain (per stage: peer, units, weights, quantisation, positions, hop_payload_bytes, hop_frames,
     /// busy_micros, owed_mflop), timings (lease_micros, first_token_micros, decode_micros), mended (per time
     /// that it went on without a lost peer: lost, chain, known, mending_micros, pause_micros); with --redundancy also replicas
     /// (each with chain, fate and tokens) and lies (each with suspects, certainty, position and signed commitments).
@@ -345,6 +349,7 @@ impl GenerateArgs {
             trust: self.trust,
             patience: self.patience,
             redundancy: (self.redundancy > 1).then_some(self.redundancy),
+            min_quant: self.min_quant.clone(),
         }
     }
 }

@@ -244,6 +244,7 @@ fn body(model: String, prompt: &str, seed: Option<u64>) -> GenerateBody {
         // Without a seed nobody is killed, and nobody can be spared, so there is nothing to wait for.
         patience: seed.is_none().then_some(0),
         redundancy: None,
+        min_quant: None,
     }
 }
 

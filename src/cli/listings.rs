@@ -148,7 +148,12 @@ fn holdings(holdings: &[HoldingView], draining: bool) -> String {
             micros => format!(", {} a unit", output::micros(micros)),
         };
         let state = if held.state == "ready" { String::new() } else { format!(" {}", held.state) };
-        format!("{} {}{state}{speed}", short(&held.model), held.units)
+        let precision = match (&held.source, &held.quantisation) {
+            (Some(_), Some(quantisation)) => format!(" as {quantisation}"),
+            (None, _) | (_, None) => String::new(),
+        };
+        let model = held.source.as_ref().unwrap_or(&held.model);
+        format!("{} {}{precision}{state}{speed}", short(model), held.units)
     });
     let leaving = draining.then(|| "leaving".to_owned());
     let all = held.chain(leaving).collect::<Vec<_>>().join("; ");

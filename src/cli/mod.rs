@@ -83,7 +83,7 @@ enum Command {
     /// List the peers known: who holds what, how fast, how far; and which units of which model are missing.
     Peers {
         /// Print a JSON object: peers (peer, this, connected, round_trip_micros, cores, memory_bytes, cpu_features,
-        /// arithmetic, holdings (model, units, state, micros_per_unit), sessions, draining) and models (model, title,
+        /// arithmetic, holdings (model, source, quantisation, units, state, micros_per_unit), sessions, draining) and models (model, title,
         /// units, covered, missing).
         #[arg(long)]
         json: bool,

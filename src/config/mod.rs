@@ -4,6 +4,7 @@
 //! Flags and file have the same names. [`Settings`] is the loose form, as people write it; [`Config`] is the only form
 //! that the rest of the program sees, and [`Config::try_from`] holds every default and every check.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -26,9 +27,12 @@ use crate::keys::check_network_name;
 use crate::keys::invite::BadInvite;
 use crate::keys::invite::Invite;
 use crate::node::config::Limits;
+use crate::node::config::Precisions;
 use crate::node::io::HoldPolicy;
 use crate::node::io::Trust;
 use crate::os;
+use crate::quantise;
+use crate::shape::WeightFormat;
 use crate::units::BadRange;
 use crate::units::UnitRange;
 
@@ -74,6 +78,8 @@ pub struct Config {
     pub mdns: Switch,
     /// What to serve.
     pub serve: Serve,
+    /// At which precisions.
+    pub precisions: Precisions,
     /// Memory offered to the mesh: the device's.
     pub memory: Bytes,
     /// Memory for what stages could send again.
@@ -204,6 +210,12 @@ pub enum BadConfig {
     /// The memory is no amount.
     #[error("memory: {0}")]
     Memory(#[from] BadMemory),
+    /// A precision is none that can be served.
+    #[error("quant: expected source or one of {}, got \"{got}\"", names(&quantise::TARGETS))]
+    Quant {
+        /// The text as given.
+        got: String,
+    },
     /// The upload limit is no amount, or so low that nothing would arrive in time.
     #[error("upload-limit: expected bytes a second such as 10MiB, at least {LEAST_UPLOAD}, got \"{got}\"")]
     UploadLimit {
@@ -307,6 +319,7 @@ impl TryFrom<Sources> for Config {
             join,
             mdns: settings.mdns.unwrap_or(Switch::On),
             serve: serve(&settings)?,
+            precisions: precisions(&settings.quant)?,
             memory: memory(settings.memory.as_deref(), device, machine)?,
             journal_memory: journal_memory(settings.journal_memory.as_deref(), machine)?,
             device,
@@ -386,6 +399,30 @@ fn serve(settings: &Settings) -> Result<Serve, BadConfig> {
         return Err(BadConfig::UnitsWithoutModel { got: models.len() });
     }
     Ok(Serve::Models(models, HoldPolicy::Pinned(units.parse::<UnitRange>()?)))
+}
+
+/// Names as people write them in a list.
+fn names(formats: &[WeightFormat]) -> String {
+    formats.iter().map(|format| format.name()).collect::<Vec<_>>().join(", ")
+}
+
+fn precisions(given: &[String]) -> Result<Precisions, BadConfig> {
+    if given.is_empty() {
+        return Ok(Precisions::default());
+    }
+    let mut precisions = Precisions { source: false, formats: BTreeSet::new() };
+    for text in given {
+        match text.trim() {
+            "source" => precisions.source = true,
+            text => {
+                let format = text.parse().ok().filter(|format| quantise::TARGETS.contains(format));
+                precisions
+                    .formats
+                    .insert(format.ok_or_else(|| BadConfig::Quant { got: text.chars().take(40).collect() })?);
+            }
+        }
+    }
+    Ok(precisions)
 }
 
 /// What has a path separator or ends in `.gguf` is a file; anything else is a name.

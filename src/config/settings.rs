@@ -29,6 +29,10 @@ pub struct Settings {
     /// Serve nothing: a peer that only asks.
     #[arg(long)]
     pub no_serve: bool,
+    /// Precisions at which models may be served, such as source,Q8_0 (source is what a model has; or Q8_0, Q6_K, Q5_K, Q4_K, Q4_0, to
+    /// which this peer quantises it). Of these the peer takes the most precise at which it can hold what the mesh lacks. [default: any]
+    #[arg(long, value_name = "LIST", env = "BRIGADE_QUANT", value_delimiter = ',')]
+    pub quant: Vec<String>,
     /// Memory to offer to the mesh, such as 4GiB or 25%. Half of the machine's by default; with another device than the
     /// cpu, an amount of the device's, which must be given.
     #[arg(long, value_name = "AMOUNT", env = "BRIGADE_MEMORY")]
@@ -188,6 +192,7 @@ impl Settings {
             units: self.units.or(size_below.units),
             units_per_peer: self.units_per_peer.or(size_below.units_per_peer),
             no_serve: self.no_serve || (below.no_serve && !serving),
+            quant: list(self.quant, below.quant),
             memory: self.memory.or(below.memory),
             journal_memory: self.journal_memory.or(below.journal_memory),
             device: self.device.or(below.device),

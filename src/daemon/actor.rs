@@ -24,15 +24,18 @@ use crate::daemon::handle::GenerateRequest;
 use crate::daemon::handle::Generation;
 use crate::daemon::handle::ImportError;
 use crate::daemon::handle::ModelChange;
+use crate::daemon::library::Known;
 use crate::daemon::library::Library;
 use crate::daemon::listings;
 use crate::daemon::log::LogWriter;
 use crate::daemon::prepare;
 use crate::daemon::prepare::Policy;
 use crate::daemon::prepare::Prepared;
+use crate::daemon::providing::Providing;
 use crate::daemon::publisher::Publisher;
 use crate::daemon::pull::Puller;
 use crate::daemon::replicas;
+use crate::daemon::replicas::Computed;
 use crate::daemon::streams::Streams;
 use crate::daemon::views::ChangedView;
 use crate::daemon::views::FoundLieView;
@@ -80,6 +83,7 @@ pub(super) struct Daemon {
     pub(super) evidence: Evidence,
     pub(super) publisher: Publisher,
     pub(super) puller: Puller,
+    pub(super) providing: Providing,
     /// Models to serve that no peer has described yet.
     pub(super) wishes: Wishes,
     /// Why weights could not be brought here, last time.
@@ -143,7 +147,8 @@ impl Daemon {
     /// Runs until it may go after it was told to stop, or until every handle is gone.
     pub(super) async fn run(mut self, mut sources: Sources) {
         while !self.departure.is_over(self.node.is_drained(), self.clock.now()) {
-            let next = self.departure.until().into_iter().chain(self.wishes.deadline());
+            let next =
+                self.departure.until().into_iter().chain(self.wishes.deadline()).chain(self.providing.deadline());
             let next = next.fold(self.node.deadline(), Time::min);
             let wait = next.since(self.clock.now()).duration();
             tokio::select! {
@@ -162,6 +167,7 @@ impl Daemon {
                 () = tokio::time::sleep(wait) => self.feed(Input::Tick),
             }
             self.try_wishes();
+            self.provide();
         }
         self.stop().await;
     }
@@ -252,7 +258,7 @@ impl Daemon {
 
     fn deliver(&mut self, request: RequestId, delivery: Delivery) -> Option<Input> {
         match &delivery {
-            Delivery::Started(_) | Delivery::Waiting(_) => {}
+            Delivery::Started(..) | Delivery::Waiting(_) => {}
             Delivery::Caught(lie) => {
                 self.counts.lies += 1;
                 let found = FoundLieView { found: clock::unix_seconds(), lie: replicas::lie(lie) };
@@ -276,7 +282,10 @@ impl Daemon {
 
     fn mesh_event(&mut self, event: MeshEvent) {
         let input = match event {
-            MeshEvent::PeerUp(peer) => Input::PeerUp(peer),
+            MeshEvent::PeerUp(peer) => {
+                self.providing.peer_came(self.clock.now());
+                Input::PeerUp(peer)
+            }
             MeshEvent::PeerDown(peer) => Input::PeerDown(peer),
             MeshEvent::RoundTrip { peer, span } => Input::RoundTrip(peer, span),
             MeshEvent::Gossip { message, .. } => {
@@ -399,7 +408,15 @@ impl Daemon {
             }
             Done::Described { wish, model } => self.described(wish, model),
             Done::Changed(model) => self.tell_given(model),
-            Done::Given(model, given) => self.feed(Input::Given(model, given)),
+            Done::Given(model, given) => {
+                let is_public = self.library.entry(model).is_some_and(|entry| !entry.private);
+                let is_given = is_public && !given.is_empty();
+                if self.providing.set(model, is_given, self.clock.now()) && !is_given {
+                    let mesh = self.mesh.clone();
+                    tokio::spawn(async move { mesh.withdraw(model).await });
+                }
+                self.feed(Input::Given(model, given));
+            }
             Done::Imported { imported, reply } => {
                 let view = imported.map(|imported| {
                     self.know(imported.id);
@@ -416,7 +433,7 @@ impl Daemon {
         submitted: Time,
         reply: oneshot::Sender<Result<Generation, GenerateError>>,
     ) {
-        let Prepared { facts, tokenizer, spec, stop } = prepared;
+        let Prepared { facts, derived, tokenizer, spec, stop } = prepared;
         let mut session = [0; SessionId::LEN];
         if let Err(error) = getrandom::fill(&mut session) {
             return drop(reply.send(Err(GenerateError::Prompt(format!("no randomness from the system: {error}")))));
@@ -427,7 +444,11 @@ impl Daemon {
         let (events, reader) = mpsc::channel(GENERATION_CAPACITY);
         let answer = Answer {
             request,
-            model: facts.id,
+            computed: Computed {
+                model: facts.id,
+                weights: None,
+                formats: derived.iter().chain([&facts]).map(|facts| (facts.id, facts.format)).collect(),
+            },
             prompt_tokens: u32::try_from(spec.prompt.len()).unwrap_or(u32::MAX),
             tokenizer,
             text: TextAssembler::new(stop),
@@ -441,18 +462,27 @@ impl Daemon {
         tokio::spawn(answer.run());
         // A caller that has gone has dropped the reader, on which the answer's task cancels.
         drop(reply.send(Ok(Generation { model: facts.id.to_string(), events: reader })));
-        self.feed(Input::ModelKnown(facts));
+        self.known(&facts, &derived);
         self.feed(Input::Submit { request, session: SessionId::new(session), spec });
     }
 
+    /// Tells the node of a model, and of those that can be made of it. Who serves those is said where the model is spoken of.
+    fn known(&mut self, facts: &Arc<ModelFacts>, derived: &[Arc<ModelFacts>]) {
+        self.publisher.follow(facts.id);
+        self.feed(Input::ModelKnown(Arc::clone(facts)));
+        for made in derived {
+            self.publisher.belongs(made.id, facts.id);
+            self.feed(Input::ModelKnown(Arc::clone(made)));
+        }
+    }
+
     /// Tells the node of a model in the catalogue.
-    pub(super) fn know(&mut self, model: ModelId) -> Option<Arc<ModelFacts>> {
+    pub(super) fn know(&mut self, model: ModelId) -> Option<Known> {
         match self.library.known(model) {
             Ok(known) => {
-                self.publisher.follow(model);
-                self.feed(Input::ModelKnown(Arc::clone(&known.facts)));
+                self.known(&known.facts, &known.derived);
                 self.tell_given(model);
-                Some(known.facts)
+                Some(known)
             }
             Err(error) => {
                 tracing::warn!(model = %model.short(), %error, "a model of the catalogue cannot be used");
@@ -461,10 +491,25 @@ impl Daemon {
         }
     }
 
+    /// Says in the DHT what is given to others, when that is due.
+    fn provide(&mut self) {
+        let models = self.providing.due(self.clock.now());
+        if !models.is_empty() {
+            let mesh = self.mesh.clone();
+            tokio::spawn(async move {
+                for model in models {
+                    mesh.provide(model).await;
+                }
+            });
+        }
+    }
+
     /// Serves a model of the catalogue under a policy.
     pub(super) fn serve(&mut self, model: ModelId, policy: HoldPolicy) {
-        let Some(facts) = self.know(model) else { return };
-        self.bridge.offer(model, facts.shape);
+        let Some(known) = self.know(model) else { return };
+        for facts in known.derived.iter().chain([&known.facts]) {
+            self.bridge.offer(facts.id, facts.shape);
+        }
         self.feed(Input::Serve { model, policy });
     }
 

@@ -10,10 +10,10 @@ use crate::daemon::handle::GenerateError;
 use crate::daemon::handle::GenerationEvent;
 use crate::daemon::handle::TokenView;
 use crate::daemon::replicas;
+use crate::daemon::replicas::Computed;
 use crate::daemon::views::MendedView;
 use crate::daemon::views::StageView;
 use crate::daemon::views::SummaryView;
-use crate::ids::ModelId;
 use crate::ids::RequestId;
 use crate::ids::Token;
 use crate::node::io::Delivery;
@@ -31,7 +31,7 @@ use crate::wire::control::TokenLogprobs;
 /// What an answer's task works with.
 pub(super) struct Answer {
     pub(super) request: RequestId,
-    pub(super) model: ModelId,
+    pub(super) computed: Computed,
     pub(super) prompt_tokens: u32,
     pub(super) tokenizer: Arc<Tokenizer>,
     pub(super) text: TextAssembler,
@@ -97,7 +97,8 @@ impl Answer {
 
     async fn take(&mut self, progress: &mut Progress, delivery: Delivery) -> Then {
         match delivery {
-            Delivery::Started(chain) => {
+            Delivery::Started(chain, weights) => {
+                self.computed.weights = Some(weights);
                 let named = names(chain.stages());
                 progress.leased = self.clock.now();
                 progress.last = progress.leased;
@@ -212,12 +213,12 @@ impl Answer {
         let stop = progress.ending == Ending::StopString || finish.reason == TailFinish::EndOfGeneration;
         let first = progress.first.unwrap_or(progress.leased);
         SummaryView {
-            model: self.model.to_string(),
+            model: self.computed.model.to_string(),
             finish_reason: if stop { "stop" } else { "length" }.to_owned(),
             prompt_tokens: self.prompt_tokens,
             completion_tokens: u32::try_from(progress.shown).unwrap_or(u32::MAX),
             chain: self.stages(progress, finish),
-            replicas: finish.replicas.iter().map(|report| replicas::view(self.model, report)).collect(),
+            replicas: finish.replicas.iter().map(|report| replicas::view(&self.computed, report)).collect(),
             lies: finish.lies.iter().map(replicas::lie).collect(),
             lease_micros: progress.leased.since(self.submitted).0,
             first_token_micros: first.since(self.submitted).0,
@@ -230,7 +231,7 @@ impl Answer {
     fn stages(&self, progress: &Progress, finish: &Finish) -> Vec<StageView> {
         let lead = finish.replicas.first().map(|report| &report.chain);
         let stages = lead.or(progress.chain.as_ref()).map_or(&[][..], Chain::stages);
-        replicas::stage_views(self.model, stages, &finish.stages, &finish.owed)
+        replicas::stage_views(&self.computed, stages, &finish.stages, &finish.owed)
     }
 }
 

@@ -65,10 +65,15 @@ impl Giving {
 }
 
 impl Library {
-    /// The units of a model whose weights are here and given to others. The demo model needs no giving: every peer has it.
+    /// The units of a model whose weights are here and given to others. The demo model needs no giving: every peer has it. Nobody could
+    /// verify what was made here by quantising; others make it themselves.
     pub(super) fn given(&self, model: ModelId) -> Vec<UnitRange> {
         let is_demo = self.entry(model).is_some_and(|entry| entry.weights == Place::Embedded);
-        if is_demo || self.giving.weights == Switch::Off { Vec::new() } else { self.held(model) }
+        if is_demo || self.is_derived(model) || self.giving.weights == Switch::Off {
+            Vec::new()
+        } else {
+            self.held(model)
+        }
     }
 
     /// The tensors that were found damaged since the last time.
@@ -121,7 +126,7 @@ impl Library {
         Some(BlobPiece { total: located.bytes.0, data: data.into() })
     }
 
-    fn outline(&self, located: &Located) -> io::Result<Option<Arc<Outline>>> {
+    pub(super) fn outline(&self, located: &Located) -> io::Result<Option<Arc<Outline>>> {
         if let Some(outline) = self.remembered(located) {
             return Ok(Some(outline));
         }

@@ -23,6 +23,7 @@ use crate::keys::invite::BadInvite;
 use crate::node::io::GenerateFailure;
 use crate::node::io::Redundancy;
 use crate::node::io::Trust;
+use crate::shape::WeightFormat;
 use crate::shape::WireDtype;
 use crate::wire::control::SamplingParameters;
 
@@ -59,6 +60,8 @@ pub struct GenerateRequest {
     pub patience: Option<Span>,
     /// How many chains of different peers compute the answer.
     pub redundancy: Redundancy,
+    /// The coarsest format that weights may have, if not any.
+    pub min_quant: Option<WeightFormat>,
 }
 
 /// What to continue.

@@ -22,6 +22,8 @@ use crate::ids::PeerKey;
 use crate::mesh::FetchError;
 use crate::mesh::Mesh;
 use crate::node::io::ModelFacts;
+use crate::quantise;
+use crate::shape::WeightFormat;
 use crate::units::UnitRange;
 use crate::weights::catalogue::Catalogue;
 use crate::weights::catalogue::CatalogueError;
@@ -33,6 +35,7 @@ use crate::weights::catalogue::ResolveError;
 use crate::weights::chat::ChatError;
 use crate::weights::chat::ChatTemplate;
 use crate::weights::lookup::Missing;
+use crate::weights::lookup::Recipe;
 use crate::weights::lookup::Weights;
 use crate::weights::tensors::Tensors;
 use crate::weights::tokenizer::Tokenizer;
@@ -44,6 +47,8 @@ use crate::wire::manifest::Manifest;
 #[derive(Clone, Debug)]
 pub(super) struct Known {
     pub(super) facts: Arc<ModelFacts>,
+    /// The models that can be made of it by quantising, from the most precise to the coarsest.
+    pub(super) derived: Arc<[Arc<ModelFacts>]>,
     pub(super) tokenizer: Arc<Tokenizer>,
     pub(super) template: Arc<ChatTemplate>,
 }
@@ -79,6 +84,8 @@ pub(super) struct Library {
 pub(super) struct Shelf {
     pub(super) catalogue: Catalogue,
     known: BTreeMap<ModelId, Known>,
+    /// Of models that can be made by quantising: of which, to which format.
+    origins: BTreeMap<ModelId, (ModelId, WeightFormat)>,
 }
 
 impl Library {
@@ -90,7 +97,7 @@ impl Library {
         let mut catalogue = Catalogue::open(directory)?;
         catalogue.import_embedded(demo::MODEL, demo::NAME)?;
         let (tensors, awaited) = (catalogue.tensors().clone(), catalogue.all_awaited());
-        let shelf = Arc::new(Mutex::new(Shelf { catalogue, known: BTreeMap::new() }));
+        let shelf = Arc::new(Mutex::new(Shelf { catalogue, known: BTreeMap::new(), origins: BTreeMap::new() }));
         Ok(Self { shelf, last_blob: Arc::default(), tensors, giving: Arc::new(Giving::new(weights, allowed, awaited)) })
     }
 
@@ -130,9 +137,28 @@ impl Library {
         self.shelf().catalogue.held(model).unwrap_or_default()
     }
 
-    /// The tensors that a range of units needs and that are not here.
+    /// The tensors that a range of units needs and that are not here. A model that is made of another is entered in the catalogue by that.
     pub(super) fn missing(&self, model: ModelId, range: UnitRange) -> Result<Vec<Missing>, CatalogueError> {
-        self.shelf().catalogue.missing(model, range)
+        let mut shelf = self.shelf();
+        if let (None, Some((source, format))) = (shelf.catalogue.entry(model), shelf.origins.get(&model).copied()) {
+            shelf.catalogue.derive(source, format)?;
+        }
+        shelf.catalogue.missing(model, range)
+    }
+
+    /// How a tensor that is missing is made, if it is not fetched, and whether what it is made of is here.
+    pub(super) fn recipe(&self, missing: &Missing) -> Result<Option<(Recipe, bool)>, CatalogueError> {
+        let mut shelf = self.shelf();
+        let recipe = shelf.catalogue.recipe(missing.model, missing.tensor)?;
+        Ok(recipe.map(|recipe| {
+            let is_here = shelf.catalogue.locate(recipe.source.tensor).is_some();
+            (recipe, is_here)
+        }))
+    }
+
+    /// Whether a model was made of another.
+    pub(super) fn is_derived(&self, model: ModelId) -> bool {
+        self.shelf().catalogue.described(model).is_ok_and(|manifest| manifest.derivation.is_some())
     }
 
     /// The weights of a range of units.
@@ -194,10 +220,13 @@ impl Library {
             return Ok(known.clone());
         }
         let title = shelf.catalogue.entry(model).map(|entry| entry.title.clone()).unwrap_or_default();
-        let manifest = shelf.catalogue.manifest(model)?;
+        let manifest = shelf.catalogue.described(model)?;
         let vocabulary = shelf.catalogue.vocabulary(model)?;
+        let (facts, derived) = family(model, &manifest, &title);
+        shelf.origins.extend(derived.iter().map(|derived| (derived.id, (model, derived.format))));
         let known = Known {
-            facts: Arc::new(facts(model, &manifest, title)),
+            facts,
+            derived,
             template: Arc::new(ChatTemplate::of(&vocabulary)?),
             tokenizer: Arc::new(Tokenizer::new(vocabulary)?),
         };
@@ -258,7 +287,19 @@ async fn fetch(mesh: &Mesh, peer: PeerKey, model: ModelId) -> Result<(Bytes, Byt
     Ok((manifest, vocabulary))
 }
 
-/// What the node needs of a manifest.
+/// What the node needs of a model, and of those that can be made of it.
+fn family(id: ModelId, manifest: &Arc<Manifest>, title: &str) -> (Arc<ModelFacts>, Arc<[Arc<ModelFacts>]>) {
+    let derived = quantise::TARGETS.iter().filter_map(|&format| {
+        let made = manifest.derive(format)?;
+        Some(Arc::new(ModelFacts { source: Some(id), ..facts(made.id(), &made, format!("{title} ({format})")) }))
+    });
+    let derived: Arc<[Arc<ModelFacts>]> = derived.collect();
+    let mut facts = facts(id, manifest, title.to_owned());
+    facts.precisions.extend(derived.iter().map(|made| made.id));
+    (Arc::new(facts), derived)
+}
+
+/// What the node needs of a manifest; its own precision only.
 fn facts(id: ModelId, manifest: &Manifest, title: String) -> ModelFacts {
     let units = manifest.shape.units();
     let bytes_of = |unit| UnitRange::new(unit, unit + 1).map_or(amounts::Bytes::ZERO, |one| manifest.weight_bytes(one));
@@ -267,7 +308,9 @@ fn facts(id: ModelId, manifest: &Manifest, title: String) -> ModelFacts {
         shape: manifest.shape,
         unit_bytes: (0..units).map(bytes_of).collect(),
         bytes: manifest.total_bytes(),
-        quantisation: manifest.main_format().map(|format| format.to_string()).unwrap_or_default(),
+        format: manifest.format(),
+        source: manifest.derivation.as_ref().map(|derivation| derivation.source.id()),
+        precisions: vec![id],
         title,
     }
 }

@@ -50,7 +50,9 @@ pub(super) fn choose(daemon: &Daemon, name: Option<&str>) -> Result<Chosen, Gene
     };
     let membership = daemon.node.membership();
     let heard = membership.models().into_iter().find(|heard| heard.card.model == model);
-    let holders = membership.holders(model, daemon.clock.now()).into_iter().map(|holder| holder.profile.peer);
+    let family = daemon.node.family(model);
+    let holders = family.iter().flat_map(|model| membership.holders(*model, daemon.clock.now()));
+    let holders = holders.map(|holder| holder.profile.peer);
     let announcer = heard.as_ref().map(|heard| heard.card.peer);
     Ok(Chosen {
         model,
@@ -103,15 +105,22 @@ fn only(daemon: &Daemon) -> Result<ModelId, GenerateError> {
     Err(GenerateError::Model("no peer serves any model".to_owned()))
 }
 
-/// Whether anybody holds, loads or intends any unit of it.
+/// Whether anybody holds, loads or intends any unit of it, at whatever precision.
 fn is_held(daemon: &Daemon, model: ModelId) -> bool {
-    let others = daemon.node.membership().holders(model, daemon.clock.now());
-    !others.is_empty() || daemon.node.holdings().iter().any(|holding| holding.model == model)
+    let own = daemon.node.holdings();
+    daemon.node.family(model).iter().any(|model| {
+        let others = daemon.node.membership().holders(*model, daemon.clock.now());
+        !others.is_empty() || own.iter().any(|holding| holding.model == *model)
+    })
 }
 
+/// The models known. One that was made of another known one is that one at another precision.
 fn known_models(daemon: &Daemon) -> BTreeSet<ModelId> {
     let heard = daemon.node.membership().models().into_iter().map(|heard| heard.card.model);
-    daemon.node.models().map(|facts| facts.id).chain(heard).collect()
+    let known: BTreeSet<ModelId> = daemon.node.models().map(|facts| facts.id).chain(heard).collect();
+    let made = daemon.node.models().filter(|facts| facts.source.is_some_and(|source| known.contains(&source)));
+    let made: BTreeSet<ModelId> = made.map(|facts| facts.id).collect();
+    known.difference(&made).copied().collect()
 }
 
 /// `status`, once the mesh was looked at.
@@ -130,7 +139,7 @@ pub(super) fn status(daemon: &Daemon) -> impl FnOnce(Option<MeshStatus>) -> Stat
         memory_bytes: node.memory().0,
         memory_free_bytes: node.memory_free().0,
         threads: daemon.config.threads,
-        holdings: node.holdings().iter().map(holding).collect(),
+        holdings: node.holdings().iter().map(|held| holding(daemon, held)).collect(),
         fetching: daemon.puller.progress().iter().map(fetching).collect(),
         sessions: node.sessions(),
         requests: node.requests(),
@@ -194,7 +203,7 @@ fn invite_to(network: Network, mesh: &MeshStatus) -> Result<String, InviteError>
 pub(super) fn peers(daemon: &Daemon) -> PeersView {
     let now = daemon.clock.now();
     let mut peers = vec![this_peer(daemon)];
-    peers.extend(daemon.node.membership().peers(now).map(|state| other_peer(&state)));
+    peers.extend(daemon.node.membership().peers(now).map(|state| other_peer(daemon, &state)));
     let models = known_models(daemon).into_iter().filter_map(|model| cover(daemon, model)).collect();
     PeersView { peers, models }
 }
@@ -209,13 +218,13 @@ fn this_peer(daemon: &Daemon) -> PeerView {
         memory_bytes: Some(daemon.node.memory().0),
         cpu_features: features(crate::os::cpu_features()),
         arithmetic: Some(daemon.config.device.arithmetic().to_owned()),
-        holdings: daemon.node.holdings().iter().map(holding).collect(),
+        holdings: daemon.node.holdings().iter().map(|held| holding(daemon, held)).collect(),
         sessions: u16::try_from(daemon.node.sessions()).ok(),
         draining: daemon.node.departure() == crate::node::Departure::Draining,
     }
 }
 
-fn other_peer(state: &PeerState<'_>) -> PeerView {
+fn other_peer(daemon: &Daemon, state: &PeerState<'_>) -> PeerView {
     let profile = state.profile;
     PeerView {
         peer: state.peer.to_string(),
@@ -226,7 +235,10 @@ fn other_peer(state: &PeerState<'_>) -> PeerView {
         memory_bytes: profile.map(|profile| profile.memory.0),
         cpu_features: profile.map(|profile| features(profile.cpu_features)).unwrap_or_default(),
         arithmetic: profile.map(|profile| profile.arithmetic.clone()),
-        holdings: profile.iter().flat_map(|profile| profile.holdings.iter().map(holding)).collect(),
+        holdings: profile
+            .iter()
+            .flat_map(|profile| profile.holdings.iter().map(|held| holding(daemon, held)))
+            .collect(),
         sessions: profile.map(|profile| profile.sessions),
         draining: state.standing == Standing::Draining,
     }
@@ -245,7 +257,8 @@ fn fetching(pulling: &Pulling) -> FetchView {
     }
 }
 
-fn holding(holding: &Holding) -> HoldingView {
+fn holding(daemon: &Daemon, holding: &Holding) -> HoldingView {
+    let facts = daemon.node.facts(holding.model);
     let state = match holding.state {
         HoldingState::Intended => "intended",
         HoldingState::Loading => "loading",
@@ -253,6 +266,8 @@ fn holding(holding: &Holding) -> HoldingView {
     };
     HoldingView {
         model: holding.model.to_string(),
+        source: facts.and_then(|facts| facts.source).map(|source| source.to_string()),
+        quantisation: facts.map(|facts| facts.format.to_string()),
         units: holding.range.to_string(),
         state: state.to_owned(),
         micros_per_unit: holding.per_unit.0,
@@ -303,7 +318,7 @@ pub(super) fn models(daemon: &Daemon) -> Vec<ModelView> {
             architecture: facts.shape.architecture.name().to_owned(),
             units: facts.shape.units(),
             bytes: facts.bytes.0,
-            quantisation: facts.quantisation.clone(),
+            quantisation: facts.format.to_string(),
             context: facts.shape.context,
             local: !stored.is_empty(),
             stored: texts(&stored),

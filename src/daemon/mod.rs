@@ -29,8 +29,10 @@ mod library;
 mod listings;
 mod log;
 mod prepare;
+mod providing;
 mod publisher;
 mod pull;
+mod quantising;
 mod replicas;
 mod streams;
 pub mod views;
@@ -68,6 +70,7 @@ use crate::daemon::handle::COMMAND_CAPACITY;
 use crate::daemon::handle::Peer;
 use crate::daemon::library::Library;
 use crate::daemon::log::LogWriter;
+use crate::daemon::providing::Providing;
 use crate::daemon::publisher::Publisher;
 use crate::daemon::pull::Puller;
 use crate::daemon::streams::Streams;
@@ -93,6 +96,7 @@ use crate::node::Node;
 use crate::node::config::Limits;
 use crate::node::config::Machine;
 use crate::node::config::NodeConfig;
+use crate::node::config::Precisions;
 use crate::node::config::Privacy;
 use crate::node::config::Serves;
 use crate::node::io::HoldPolicy;
@@ -223,6 +227,7 @@ pub async fn start(config: &Config, data: DataDir) -> Result<Running, StartError
         log: LogWriter::start(store, inputs.clone())?,
         evidence: Evidence::of(data.root()),
         publisher: Publisher::start(mesh.clone()),
+        providing: Providing::default(),
         wishes: Wishes::new(wishes),
         lacks: BTreeMap::new(),
         mesh: mesh.clone(),
@@ -375,6 +380,12 @@ fn mesh_config(config: &Config, identity: &Identity, network: NetworkId, library
     }
 }
 
+/// The weight formats that this peer may serve, as it tells others.
+fn formats(precisions: &Precisions) -> Vec<WeightFormat> {
+    let may_serve = |format: &WeightFormat| precisions.source || precisions.formats.contains(format);
+    WeightFormat::ALL.iter().copied().filter(may_serve).collect()
+}
+
 fn node_config(config: &Config, identity: Identity, network: NetworkId, boot: u64) -> NodeConfig {
     NodeConfig {
         identity,
@@ -386,11 +397,12 @@ fn node_config(config: &Config, identity: Identity, network: NetworkId, boot: u6
             cores: u16::try_from(config.threads).unwrap_or(u16::MAX),
             cpu_features: os::cpu_features(),
             devices: devices(config),
-            formats: WeightFormat::ALL.to_vec(),
+            formats: formats(&config.precisions),
             arithmetic: config.device.arithmetic().to_owned(),
         },
         allowed: config.allow.iter().copied().collect(),
         serves: Serves::Anyone,
+        precisions: config.precisions.clone(),
         limits: Limits { journals: config.journal_memory, ..Limits::default() },
         membership: crate::membership::MembershipConfig::default(),
         placement: crate::placement::PlacementConfig::default(),

@@ -47,6 +47,8 @@ pub(super) struct Policy {
 #[derive(Debug)]
 pub(super) struct Prepared {
     pub(super) facts: Arc<ModelFacts>,
+    /// The models that can take its place, if they are held.
+    pub(super) derived: Arc<[Arc<ModelFacts>]>,
     pub(super) tokenizer: Arc<Tokenizer>,
     pub(super) spec: GenerateSpec,
     pub(super) stop: Vec<String>,
@@ -77,7 +79,7 @@ fn refused(error: LibraryError) -> GenerateError {
 }
 
 fn assemble(known: Known, request: GenerateRequest, policy: Policy) -> Result<Prepared, GenerateError> {
-    let Known { facts, tokenizer, template } = known;
+    let Known { facts, derived, tokenizer, template } = known;
     let prompt = match request.prompt {
         Prompt::Chat(messages) => {
             let messages: Vec<Message> = messages.into_iter().map(message).collect();
@@ -100,9 +102,10 @@ fn assemble(known: Known, request: GenerateRequest, policy: Policy) -> Result<Pr
         trust: request.trust.unwrap_or(policy.trust),
         patience: request.patience.unwrap_or(policy.patience),
         redundancy: request.redundancy,
+        min_quant: request.min_quant,
         prompt,
     };
-    Ok(Prepared { facts, tokenizer, spec, stop: request.stop })
+    Ok(Prepared { facts, derived, tokenizer, spec, stop: request.stop })
 }
 
 fn message(message: ChatMessage) -> Message {

@@ -1,5 +1,6 @@
 //! Gossip: which topics this peer takes part in, and what goes to which.
 
+use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -28,6 +29,8 @@ const FLUSH_LIMIT: Duration = Duration::from_millis(500);
 pub(super) struct Publisher {
     queue: mpsc::Sender<Order>,
     followed: BTreeSet<ModelId>,
+    /// Models that were made of another, with that other: what concerns them goes to those who follow that one.
+    origins: BTreeMap<ModelId, ModelId>,
 }
 
 enum Order {
@@ -40,7 +43,7 @@ impl Publisher {
     pub(super) fn start(mesh: Mesh) -> Self {
         let (queue, orders) = mpsc::channel(CAPACITY);
         tokio::spawn(run(mesh, orders));
-        let publisher = Self { queue, followed: BTreeSet::new() };
+        let publisher = Self { queue, followed: BTreeSet::new(), origins: BTreeMap::new() };
         publisher.order(Order::Subscribe(Topic::Network));
         publisher
     }
@@ -48,7 +51,7 @@ impl Publisher {
     /// Publishes a record to whom it concerns, in a network of about `peers` peers.
     pub(super) fn publish(&self, gossip: &Gossip, peers: usize) {
         let bytes = gossip.encode();
-        for topic in topics(gossip, peers) {
+        for topic in topics(gossip, peers, &self.origins) {
             self.order(Order::Publish(topic, bytes.clone()));
         }
     }
@@ -58,6 +61,11 @@ impl Publisher {
         if let Gossip::Card(card) = gossip {
             self.follow(card.value.model);
         }
+    }
+
+    /// Says of which model another was made.
+    pub(super) fn belongs(&mut self, made: ModelId, source: ModelId) {
+        self.origins.insert(made, source);
     }
 
     /// Listens to the profiles of those who serve a model.
@@ -84,16 +92,17 @@ impl Publisher {
 
 /// A profile concerns those who follow its models. In a small network, and from a peer that holds nothing, it goes to
 /// everybody, so that a newcomer need not learn of the model first.
-fn topics(gossip: &Gossip, peers: usize) -> Vec<Topic> {
+fn topics(gossip: &Gossip, peers: usize, origins: &BTreeMap<ModelId, ModelId>) -> Vec<Topic> {
     match gossip {
-        Gossip::Profile(profile) if peers > SMALL => profile_topics(&profile.value),
+        Gossip::Profile(profile) if peers > SMALL => profile_topics(&profile.value, origins),
         Gossip::Profile(_) | Gossip::Card(_) | Gossip::Credit(_) => vec![Topic::Network],
     }
 }
 
-fn profile_topics(profile: &Profile) -> Vec<Topic> {
+fn profile_topics(profile: &Profile, origins: &BTreeMap<ModelId, ModelId>) -> Vec<Topic> {
     let held = profile.holdings.iter().map(|holding| holding.model);
-    let models: BTreeSet<ModelId> = held.chain(profile.stored.iter().map(|stored| stored.model)).collect();
+    let all = held.chain(profile.stored.iter().map(|stored| stored.model));
+    let models: BTreeSet<ModelId> = all.map(|model| origins.get(&model).copied().unwrap_or(model)).collect();
     if models.is_empty() {
         return vec![Topic::Network];
     }

@@ -1,5 +1,6 @@
 //! How the chains that computed an answer are shown, and what they contradicted each other in.
 
+use std::collections::BTreeMap;
 use std::iter::repeat;
 
 use data_encoding::HEXLOWER;
@@ -13,22 +14,40 @@ use crate::node::io::Certainty;
 use crate::node::io::Fate;
 use crate::node::io::Lie;
 use crate::node::io::ReplicaReport;
+use crate::shape::WeightFormat;
 use crate::units::Stage;
+use crate::units::UnitWeights;
 use crate::wire::control::StageReport;
+
+/// With which weights an answer is computed.
+#[derive(Clone, Debug)]
+pub(super) struct Computed {
+    /// The model that was asked for.
+    pub(super) model: ModelId,
+    /// With whose weights each unit is computed, once that is known.
+    pub(super) weights: Option<UnitWeights>,
+    /// The precision of the model and of those that can take its place.
+    pub(super) formats: BTreeMap<ModelId, WeightFormat>,
+}
 
 /// The stages of a chain with what they reported and are owed, as far as that is known.
 pub(super) fn stage_views(
-    model: ModelId,
+    computed: &Computed,
     stages: &[Stage],
     reports: &[Option<StageReport>],
     owed: &[Mflop],
 ) -> Vec<StageView> {
     let reports = reports.iter().copied().chain(repeat(None));
     let owed = owed.iter().map(|work| work.0).chain(repeat(0));
+    let weights = |stage: &Stage| computed.weights.as_ref().and_then(|weights| weights.of(stage.range));
     let view = |((stage, report), owed_mflop): ((&Stage, Option<StageReport>), u64)| StageView {
         peer: stage.peer.to_string(),
         units: stage.range.to_string(),
-        weights: model.to_string(),
+        weights: weights(stage).map(|model| model.to_string()).unwrap_or_default(),
+        quantisation: weights(stage)
+            .and_then(|model| computed.formats.get(&model))
+            .map(ToString::to_string)
+            .unwrap_or_default(),
         positions: report.map(|report| report.positions.0),
         hop_payload_bytes: report.map(|report| report.payload.0),
         hop_frames: report.map(|report| report.frames),
@@ -38,13 +57,13 @@ pub(super) fn stage_views(
     stages.iter().zip(reports).zip(owed).map(view).collect()
 }
 
-pub(super) fn view(model: ModelId, report: &ReplicaReport) -> ReplicaView {
+pub(super) fn view(computed: &Computed, report: &ReplicaReport) -> ReplicaView {
     let fate = match report.fate {
         Fate::Agreed => "agreed",
         Fate::Lost => "lost",
         Fate::Outvoted => "outvoted",
     };
-    let chain = stage_views(model, report.chain.stages(), &report.stages, &report.owed);
+    let chain = stage_views(computed, report.chain.stages(), &report.stages, &report.owed);
     ReplicaView { chain, fate: fate.to_owned(), tokens: report.tokens }
 }
 

@@ -62,8 +62,14 @@ pub struct FetchView {
 /// A range held.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct HoldingView {
-    /// The model's id.
+    /// The id of the model whose weights are held.
     pub model: String,
+    /// The id of the model that it was made of by quantising, if it was and that is known.
+    #[serde(default)]
+    pub source: Option<String>,
+    /// The precision of the weights, if it is known.
+    #[serde(default)]
+    pub quantisation: Option<String>,
     /// The units, such as `0..3`.
     pub units: String,
     /// `intended`, `loading` or `ready`.
@@ -223,6 +229,9 @@ pub struct StageView {
     pub units: String,
     /// The id of the weights it served them from.
     pub weights: String,
+    /// The precision of these weights, such as `Q8_0`.
+    #[serde(default)]
+    pub quantisation: String,
     /// Positions that it computed, if it reported.
     pub positions: Option<u32>,
     /// Bytes of tensor payload that it sent down its hop, if it reported.

@@ -187,13 +187,17 @@ impl Node {
         if self.config.serves == Serves::Allowed && self.class(requester) == Class::Other {
             return Err(DeclineReason::NotAllowed);
         }
-        let shape = self.models.get(&offer.model).ok_or(DeclineReason::NotHeld)?.shape;
+        let facts = self.models.get(&offer.weights).ok_or(DeclineReason::NotHeld)?;
+        if offer.weights != offer.model && facts.source != Some(offer.model) {
+            return Err(DeclineReason::BadOffer);
+        }
+        let shape = facts.shape;
         let terms = Terms::of(offer, requester, self.me, shape)?;
         self.fence(&terms, now)?;
         if self.stages.leased.contains_key(&terms.key) {
             return Err(DeclineReason::Fenced);
         }
-        if !self.holdings.ready(terms.model).any(|range| range.covers(terms.range)) {
+        if !self.holdings.ready(terms.weights).any(|range| range.covers(terms.range)) {
             return Err(DeclineReason::NotHeld);
         }
         Ok(terms)

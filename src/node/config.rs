@@ -7,6 +7,7 @@ use crate::ids::NetworkId;
 use crate::ids::PeerKey;
 use crate::keys::Identity;
 use crate::membership::MembershipConfig;
+use crate::node::io::ModelFacts;
 use crate::placement::PlacementConfig;
 use crate::scheduler::SchedulerConfig;
 use crate::shape::WeightFormat;
@@ -31,6 +32,8 @@ pub struct NodeConfig {
     pub allowed: BTreeSet<PeerKey>,
     /// Whom this peer serves.
     pub serves: Serves,
+    /// At which precisions.
+    pub precisions: Precisions,
     /// The bounds.
     pub limits: Limits,
     /// The bounds of what is remembered of others.
@@ -57,6 +60,29 @@ pub enum Serves {
     Anyone,
     /// The allowed peers and itself.
     Allowed,
+}
+
+/// At which precisions a peer serves models.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Precisions {
+    /// Whether at the one that a model has, whatever that is.
+    pub source: bool,
+    /// And at these.
+    pub formats: BTreeSet<WeightFormat>,
+}
+
+impl Precisions {
+    /// Whether a model, which may have been made of another, may be served.
+    pub fn allow(&self, facts: &ModelFacts) -> bool {
+        self.source && facts.source.is_none() || self.formats.contains(&facts.format)
+    }
+}
+
+impl Default for Precisions {
+    /// At any.
+    fn default() -> Self {
+        Self { source: true, formats: WeightFormat::ALL.iter().copied().collect() }
+    }
 }
 
 /// The machine, as the profile says it.

@@ -1,6 +1,8 @@
 //! What this peer holds: one placement per model, and the memory they share.
 
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use crate::amounts::Bytes;
 use crate::amounts::Position;
@@ -15,6 +17,7 @@ use crate::node::io::ModelFacts;
 use crate::placement::CannotServe;
 use crate::placement::Decision;
 use crate::placement::Event;
+use crate::placement::LAN;
 use crate::placement::Needs;
 use crate::placement::Offer;
 use crate::placement::Other;
@@ -31,18 +34,17 @@ const RESERVED_POSITIONS: u32 = 4_096;
 /// The weight of a new measurement in the pace, as one part of so many (arbitrary).
 const PACE_WEIGHT: u64 = 8;
 
-/// One model's units here.
+/// One model's units here, at one of its precisions.
 #[derive(Debug)]
 struct Served {
     placement: Placement,
-    needs: Needs,
     /// Measured time of one position through one unit, in a decode step; zero while unknown.
     pace: Span,
     /// To be unloaded once no session is on them.
     leaving: Vec<UnitRange>,
 }
 
-/// What this peer holds of each model.
+/// What this peer holds of each model that was asked for. Of each, another may be held in its place: the same at another precision.
 #[derive(Debug, Default)]
 pub(super) struct Holdings {
     served: BTreeMap<ModelId, Served>,
@@ -52,13 +54,22 @@ pub(super) struct Holdings {
 impl Holdings {
     /// The ranges of a model that can be leased.
     pub(super) fn ready(&self, model: ModelId) -> impl Iterator<Item = UnitRange> {
-        let held = self.served.get(&model).map(|served| served.placement.holdings()).unwrap_or_default();
+        let held = self.held_as(model).map(|served| served.placement.holdings()).unwrap_or_default();
         held.into_iter().filter(|(_, state)| *state == HoldingState::Ready).map(|(range, _)| range)
     }
 
     /// Measured time of one position through one unit of a model.
     pub(super) fn pace(&self, model: ModelId) -> Span {
-        self.served.get(&model).map_or(Span::ZERO, |served| served.pace)
+        self.held_as(model).map_or(Span::ZERO, |served| served.pace)
+    }
+
+    fn held_as(&self, model: ModelId) -> Option<&Served> {
+        self.served.values().find(|served| served.placement.model() == model)
+    }
+
+    /// The model that was asked for, where units of `model` are held.
+    fn asked_for(&self, model: ModelId) -> Option<ModelId> {
+        self.served.iter().find(|(_, served)| served.placement.model() == model).map(|(asked, _)| *asked)
     }
 
     /// Why a model that was to be served is not.
@@ -71,8 +82,8 @@ impl Holdings {
     }
 
     /// Bytes of weights in memory or on their way, and scratch.
-    pub(super) fn weights(&self, models: &BTreeMap<ModelId, std::sync::Arc<ModelFacts>>) -> Bytes {
-        self.served.iter().filter_map(|(model, served)| Some(served.weights(models.get(model)?))).sum()
+    pub(super) fn weights(&self, models: &BTreeMap<ModelId, Arc<ModelFacts>>) -> Bytes {
+        self.served.values().filter_map(|served| Some(served.weights(models.get(&served.placement.model())?))).sum()
     }
 
     /// Memory that a further model may not count on: what is held, or may yet be taken, for those before.
@@ -81,12 +92,12 @@ impl Holdings {
     }
 
     fn list(&self) -> Vec<Holding> {
-        let list = |(&model, served): (&ModelId, &Served)| {
+        let list = |served: &Served| {
             let held = served.placement.holdings().into_iter();
-            let per_unit = served.pace;
+            let (model, per_unit) = (served.placement.model(), served.pace);
             held.map(move |(range, state)| Holding { model, range, state, per_unit }).collect::<Vec<_>>()
         };
-        self.served.iter().flat_map(list).collect()
+        self.served.values().flat_map(list).collect()
     }
 }
 
@@ -95,33 +106,41 @@ impl Served {
         let held = self.placement.holdings();
         let in_memory = held.iter().filter(|(_, state)| *state != HoldingState::Intended);
         let bytes: Bytes = in_memory.map(|(range, _)| units(&facts.unit_bytes, *range)).sum();
-        if held.is_empty() { Bytes::ZERO } else { bytes.min(facts.bytes).plus(self.needs.reserve) }
+        if held.is_empty() { Bytes::ZERO } else { bytes.min(facts.bytes).plus(self.placement.needs().reserve) }
     }
 
     fn claimed(&self, memory: Bytes) -> Bytes {
-        let held = self.placement.holdings();
-        let bytes: Bytes = held.iter().map(|(range, _)| units(&self.needs.unit_bytes, *range)).sum();
-        let all: Bytes = self.needs.unit_bytes.iter().copied().sum();
-        if held.is_empty() { all.min(memory) } else { bytes.plus(self.needs.reserve) }
+        let (held, needs) = (self.placement.holdings(), self.placement.needs());
+        let bytes: Bytes = held.iter().map(|(range, _)| units(&needs.unit_bytes, *range)).sum();
+        let all: Bytes = needs.unit_bytes.iter().copied().sum();
+        if held.is_empty() { all.min(memory) } else { bytes.plus(needs.reserve) }
     }
 }
 
 impl Node {
-    /// Begins to serve a model whose facts are known. A second call for one model changes nothing.
+    /// Begins to serve a model whose facts are known, at one of the precisions that this peer may serve. A second call for one model
+    /// changes nothing.
     pub(super) fn on_serve(&mut self, model: ModelId, policy: HoldPolicy, now: Time) {
         let Some(facts) = self.models.get(&model) else { return };
         if self.holdings.served.contains_key(&model) {
             return;
         }
-        let needs = needs(facts);
+        let is_free =
+            |model: &ModelId| !self.holdings.served.contains_key(model) && self.holdings.held_as(*model).is_none();
+        let may_hold = |facts: &&Arc<ModelFacts>| {
+            facts.id == model && facts.source.is_some() || self.config.precisions.allow(facts)
+        };
+        let known = facts.precisions.iter().filter(|model| is_free(model)).filter_map(|model| self.models.get(model));
+        let all_needs: Vec<Needs> = known.filter(may_hold).map(|facts| needs(facts)).collect();
+        let family: BTreeSet<ModelId> = facts.precisions.iter().copied().collect();
         let budget = self.config.memory.minus(self.holdings.claimed(self.config.memory));
         let offer = match policy {
             HoldPolicy::Pinned(range) => Offer { budget, max_units: None, pinned: Some(range) },
             HoldPolicy::Automatic { max_units } => Offer { budget, max_units, pinned: None },
         };
-        match Placement::new(self.me, needs.clone(), offer, self.config.placement, now) {
+        match Placement::at_any_precision(self.me, model, family, all_needs, offer, self.config.placement, now) {
             Ok(placement) => {
-                let served = Served { placement, needs, pace: Span::ZERO, leaving: Vec::new() };
+                let served = Served { placement, pace: Span::ZERO, leaving: Vec::new() };
                 self.holdings.served.insert(model, served);
                 self.holdings.refused.remove(&model);
                 let others = self.others(model, now);
@@ -148,21 +167,25 @@ impl Node {
     }
 
     pub(super) fn on_loaded(&mut self, model: ModelId, range: UnitRange, per_unit: Span, now: Time) {
-        if let Some(served) = self.holdings.served.get_mut(&model)
+        let Some(asked) = self.holdings.asked_for(model) else { return };
+        if let Some(served) = self.holdings.served.get_mut(&asked)
             && per_unit > Span::ZERO
         {
             served.pace = per_unit;
         }
-        self.tell_placement(model, Event::Loaded(range), now);
+        self.tell_placement(asked, Event::Loaded(range), now);
     }
 
     pub(super) fn on_load_failed(&mut self, model: ModelId, range: UnitRange, now: Time) {
-        self.tell_placement(model, Event::LoadFailed(range), now);
+        if let Some(asked) = self.holdings.asked_for(model) {
+            self.tell_placement(asked, Event::LoadFailed(range), now);
+        }
     }
 
     /// Takes a decode step's time into the pace.
     pub(super) fn measured(&mut self, model: ModelId, range: UnitRange, took: Span, now: Time) {
-        let Some(served) = self.holdings.served.get_mut(&model) else { return };
+        let asked = self.holdings.asked_for(model);
+        let Some(served) = asked.and_then(|asked| self.holdings.served.get_mut(&asked)) else { return };
         let sample = (took.0 / u64::from(range.count())).max(1);
         if served.pace == Span::ZERO {
             served.pace = Span(sample);
@@ -190,15 +213,15 @@ impl Node {
     /// Unloads what was to go and is needed by no session any more.
     pub(super) fn let_go(&mut self, now: Time) {
         let mut free = Vec::new();
-        for (&model, served) in &mut self.holdings.served {
-            let stages = &self.stages;
+        for (&asked, served) in &mut self.holdings.served {
+            let (stages, model) = (&self.stages, served.placement.model());
             let unused = |range: &UnitRange| !stages.uses(model, *range);
-            free.extend(served.leaving.iter().copied().filter(unused).map(|range| (model, range)));
+            free.extend(served.leaving.iter().copied().filter(unused).map(|range| (asked, model, range)));
             served.leaving.retain(|range| !unused(range));
         }
-        for (model, range) in free {
+        for (asked, model, range) in free {
             self.actions.push(Action::Engine(EngineAction::Unload(model, range)));
-            self.tell_placement(model, Event::Unloaded(range), now);
+            self.tell_placement(asked, Event::Unloaded(range), now);
         }
     }
 
@@ -209,19 +232,27 @@ impl Node {
 
     fn others(&self, model: ModelId, now: Time) -> Vec<Other> {
         let offered = self.membership.offered(now);
+        let family = self.models.get(&model).map_or(&[][..], |facts| &facts.precisions);
         let other = |profile: &crate::wire::profile::Profile| Other {
             peer: profile.peer,
-            holdings: profile.holdings.iter().filter(|holding| holding.model == model).copied().collect(),
+            holdings: profile.holdings.iter().filter(|holding| family.contains(&holding.model)).copied().collect(),
             memory_free: profile.memory_free,
+            is_near: self.membership.round_trip(profile.peer).is_some_and(|span| span < LAN),
         };
         offered.map(other).collect()
     }
 
-    fn tell_placement(&mut self, model: ModelId, event: Event, now: Time) {
-        let Some(served) = self.holdings.served.get_mut(&model) else { return };
-        let before = served.placement.holdings();
+    fn tell_placement(&mut self, asked: ModelId, event: Event, now: Time) {
+        let Some(served) = self.holdings.served.get_mut(&asked) else { return };
+        let says = |placement: &Placement| (placement.model(), placement.holdings());
+        let before = says(&served.placement);
         let decisions = served.placement.handle(event, now);
-        let changed = served.placement.holdings() != before;
+        let changed = says(&served.placement) != before;
+        if before.0 != served.placement.model() {
+            // Another precision has another pace.
+            served.pace = Span::ZERO;
+        }
+        let model = served.placement.model();
         for decision in decisions {
             match decision {
                 // The profile has it.

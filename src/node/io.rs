@@ -39,9 +39,11 @@ pub use crate::session::streams::CloseCause;
 pub use crate::session::streams::OpenFailure;
 pub use crate::session::streams::Outgoing;
 use crate::shape::ModelShape;
+use crate::shape::WeightFormat;
 use crate::shape::WireDtype;
 use crate::units::Chain;
 use crate::units::UnitRange;
+use crate::units::UnitWeights;
 use crate::wire::control::FromStage;
 use crate::wire::control::SamplingParameters;
 use crate::wire::control::TailOffer;
@@ -146,6 +148,8 @@ pub struct GenerateSpec {
     pub patience: Span,
     /// How many chains compute the answer.
     pub redundancy: Redundancy,
+    /// The coarsest format that weights may have, if not any.
+    pub min_quant: Option<WeightFormat>,
 }
 
 /// Which peers a prompt may go to.
@@ -168,8 +172,12 @@ pub struct ModelFacts {
     pub unit_bytes: Vec<Bytes>,
     /// Bytes of all tensors, each once.
     pub bytes: Bytes,
-    /// The most common weight format, by name.
-    pub quantisation: String,
+    /// The format that most weights have, or that was asked for when it was made.
+    pub format: WeightFormat,
+    /// The model that it was made of by quantising, if it was.
+    pub source: Option<ModelId>,
+    /// The models that can take its place, from the most precise to the coarsest: itself first, then those made of it.
+    pub precisions: Vec<ModelId>,
     /// A title for people.
     pub title: String,
 }
@@ -279,8 +287,8 @@ pub struct StageStep {
 /// What a user is told about a request. Ends with exactly one `Finished` or `Failed`.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Delivery {
-    /// A chain is leased and the prompt is on its way.
-    Started(Chain),
+    /// A chain is leased and the prompt is on its way; with whose weights each unit is computed, also if it is mended.
+    Started(Chain, UnitWeights),
     /// A stage is lost and nobody can take its place, for this reason; it is waited for.
     Waiting(GenerateFailure),
     /// The answer goes on in another chain.

@@ -37,8 +37,12 @@ impl Node {
     pub(super) fn on_model_known(&mut self, facts: Arc<ModelFacts>, now: Time) {
         let model = facts.id;
         self.membership.manifest_known(model, facts.shape.units());
+        // Whoever knows the source can name all that are made of it.
+        let is_named = facts.source.is_some_and(|source| self.models.contains_key(&source));
         self.models.insert(model, facts);
-        self.tell_announcer(announcer::Event::ModelAdded(model), now);
+        if !is_named {
+            self.tell_announcer(announcer::Event::ModelAdded(model), now);
+        }
     }
 
     pub(super) fn tick_neighbours(&mut self, now: Time) {

@@ -94,7 +94,7 @@ impl Node {
             architecture: facts.shape.architecture.name().to_owned(),
             units: facts.shape.units(),
             bytes: facts.bytes,
-            quantisation: printable(&facts.quantisation, CARD_TEXTS.0),
+            quantisation: printable(facts.format.name(), CARD_TEXTS.0),
             context: facts.shape.context,
             title: printable(&facts.title, CARD_TEXTS.1),
         };

@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use crate::amounts::Position;
 use crate::amounts::Span;
 use crate::amounts::Time;
+use crate::ids::ModelId;
 use crate::ids::PeerKey;
 use crate::ids::RequestId;
 use crate::ids::SessionId;
@@ -32,7 +33,9 @@ use crate::session::replicas::Replicas;
 use crate::session::requester::Fault;
 use crate::session::requester::Job;
 use crate::session::streams::StreamIds;
+use crate::shape::WeightFormat;
 use crate::units::UnitRange;
+use crate::units::UnitWeights;
 use crate::wire::control::Commits;
 use crate::wire::profile::HoldingState;
 
@@ -49,15 +52,17 @@ pub(super) struct Request {
     trust: Trust,
     /// The arithmetic class of its chains, if they are compared.
     pub(super) class: Option<String>,
+    /// The coarsest format that weights may have, if not any.
+    pub(super) min_quant: Option<WeightFormat>,
 }
 
 impl Node {
     pub(super) fn on_submit(&mut self, request: RequestId, session: SessionId, spec: GenerateSpec, now: Time) {
-        let (trust, redundancy) = (spec.trust, spec.redundancy);
+        let (trust, redundancy, min_quant) = (spec.trust, spec.redundancy, spec.min_quant);
         match self.job(request, session, spec) {
             Ok(job) => {
                 let (replicas, effects) = Replicas::new(job, redundancy);
-                self.requests.insert(request, Request { replicas, trust, class: None });
+                self.requests.insert(request, Request { replicas, trust, class: None, min_quant });
                 self.perform_for_request(request, effects, now);
             }
             Err(failure) => self.actions.push(Action::Deliver(request, Delivery::Failed(failure))),
@@ -84,6 +89,7 @@ impl Node {
         Ok(Job {
             session,
             model: spec.model,
+            weights: UnitWeights::whole(spec.model, shape.units()),
             shape,
             prompt: spec.prompt,
             parameters: spec.parameters,
@@ -121,7 +127,12 @@ impl Node {
                 }
                 Effect::Send(stream, message) => self.send(stream, Outgoing::ToStage(message)),
                 Effect::Close(stream) => self.close(stream),
-                Effect::Started(chain) => self.deliver(id, Delivery::Started(chain)),
+                Effect::Started(chain) => {
+                    if let Some(request) = self.requests.get(&id) {
+                        let weights = request.replicas.job().weights.clone();
+                        self.deliver(id, Delivery::Started(chain, weights));
+                    }
+                }
                 Effect::Waiting(failure) => self.deliver(id, Delivery::Waiting(failure)),
                 Effect::Mended(mended) => self.deliver(id, Delivery::Mended(mended)),
                 Effect::Token { position, token, logprobs } => {
@@ -161,9 +172,22 @@ impl Node {
         }
     }
 
+    /// What a chain of a request may be made of: holders of the model, or of those made of it that it accepts.
     pub(super) fn view(&self, request: &Request, now: Time) -> View {
+        self.view_of(request, |format| request.accepts(format), now)
+    }
+
+    /// The same, whatever their formats are.
+    pub(super) fn view_of_any(&self, request: &Request, now: Time) -> View {
+        self.view_of(request, |_| true, now)
+    }
+
+    fn view_of(&self, request: &Request, accepts: impl Fn(WeightFormat) -> bool, now: Time) -> View {
         let job = request.replicas.job();
-        let holders = self.holders(job.model, now);
+        let precisions = (0..).zip(self.precisions(job.model));
+        let accepted = precisions.filter(|(_, (_, format))| accepts(*format));
+        let holders = accepted.flat_map(|(coarser, (model, _))| self.holders(model, coarser, now));
+        let holders: Vec<Holder> = holders.collect();
         View {
             me: self.me,
             units: job.shape.units(),
@@ -178,13 +202,21 @@ impl Node {
         }
     }
 
-    /// Everyone who has units of the model ready, this peer included.
-    fn holders(&self, model: crate::ids::ModelId, now: Time) -> Vec<Holder> {
+    /// The models that can take a model's place, with their formats, from the most precise to the coarsest.
+    pub(super) fn precisions(&self, model: ModelId) -> Vec<(ModelId, WeightFormat)> {
+        let precisions = self.models.get(&model).map_or(&[][..], |facts| &facts.precisions);
+        precisions.iter().filter_map(|model| Some((*model, self.models.get(model)?.format))).collect()
+    }
+
+    /// Everyone who has units of the model ready, this peer included. `coarser`: than the model that was asked for.
+    fn holders(&self, model: ModelId, coarser: u8, now: Time) -> Vec<Holder> {
         // A peer that leaves gives no lease, not even to itself.
         let is_staying = self.departure == Departure::Staying;
         let own = self.holdings.ready(model).filter(|_| is_staying).map(|range| Holder {
             peer: self.me,
             range,
+            weights: model,
+            coarser,
             per_unit: self.holdings.pace(model),
             queue: self.stages.queue(),
         });
@@ -193,6 +225,8 @@ impl Node {
         let others = ready.map(|holder| Holder {
             peer: holder.profile.peer,
             range: holder.holding.range,
+            weights: model,
+            coarser,
             per_unit: holder.holding.per_unit,
             queue: holder.profile.queue,
         });
@@ -216,6 +250,13 @@ impl Node {
         // What was measured here comes last and so counts most.
         let measured = theirs.chain(mine).map(|(one, other, span)| (routing::pair(one, other), span)).collect();
         with_ways_round(measured)
+    }
+}
+
+impl Request {
+    /// Whether weights may have this format.
+    pub(super) fn accepts(&self, format: WeightFormat) -> bool {
+        self.min_quant.is_none_or(|least| format.precision() >= least.precision())
     }
 }
 
@@ -289,6 +330,8 @@ mod tests {
         let holder = |micros| Holder {
             peer: PeerKey::new([1; 32]),
             range: UnitRange::new(0, 1).unwrap(),
+            weights: ModelId::new([7; 32]),
+            coarser: 0,
             per_unit: Span(micros),
             queue: Span::ZERO,
         };

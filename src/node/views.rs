@@ -13,6 +13,7 @@ use crate::node::Node;
 use crate::node::io::ModelFacts;
 use crate::placement::CannotServe;
 use crate::units::Cover;
+use crate::wire::profile::HoldingState;
 
 impl Node {
     /// This peer's key.
@@ -40,12 +41,26 @@ impl Node {
         self.models.values().map(|facts| &**facts)
     }
 
-    /// How many peers, this one included, have each unit of a model ready; `None` if nobody said how many it has.
+    /// What is known of a model.
+    pub fn facts(&self, model: ModelId) -> Option<&ModelFacts> {
+        self.models.get(&model).map(|facts| &**facts)
+    }
+
+    /// The models that can take a model's place, itself first, then coarser ones; only itself if nothing is known of it.
+    pub fn family(&self, model: ModelId) -> Vec<ModelId> {
+        self.models.get(&model).map_or_else(|| vec![model], |facts| facts.precisions.clone())
+    }
+
+    /// How many peers, this one included, have each unit of a model ready, at whatever precision; `None` if nobody said how many it has.
     pub fn cover(&self, model: ModelId, now: Time) -> Option<Cover> {
-        let heard = self.membership.cover(model, now);
-        let known = || self.models.get(&model).map(|facts| Cover::empty(facts.shape.units()));
-        let mut cover = heard.or_else(known)?;
-        self.holdings.ready(model).for_each(|range| cover.add(range));
+        let Some(facts) = self.models.get(&model) else { return self.membership.cover(model, now) };
+        let mut cover = Cover::empty(facts.shape.units());
+        for &precision in &facts.precisions {
+            let others = self.membership.holders(precision, now).into_iter();
+            let ready = others.filter(|holder| holder.holding.state == HoldingState::Ready);
+            ready.for_each(|holder| cover.add(holder.holding.range));
+            self.holdings.ready(precision).for_each(|range| cover.add(range));
+        }
         Some(cover)
     }
 

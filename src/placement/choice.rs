@@ -40,18 +40,29 @@ impl Choice {
 ///
 /// One that has announced `announced` keeps it if nothing is better; one that has not lets everyone go first.
 pub(super) fn join(fit: &Fit, sight: &Sight, announced: Option<UnitRange>) -> Option<Choice> {
+    let near = |window| sight.ends_near(window);
+    best(&cover_for_me(sight, announced.is_some()), fit.windows(), announced, near).map(Choice::simple)
+}
+
+/// The units that nobody holds or gets before a newcomer, which has announced itself or not.
+pub(super) fn missing_to_me(sight: &Sight, has_announced: bool) -> Vec<UnitRange> {
+    cover_for_me(sight, has_announced).missing()
+}
+
+/// Who holds each unit by the time that a newcomer joins.
+fn cover_for_me(sight: &Sight, has_announced: bool) -> Cover {
     let mut cover = sight.committed();
     let mine = sight.my_precedence(Class::Newcomer);
     for (precedence, range) in sight.intents() {
         match precedence.0 {
-            Class::Newcomer if announced.is_none() || precedence < mine => cover.add(granted(&cover, range)),
+            Class::Newcomer if !has_announced || precedence < mine => cover.add(granted(&cover, range)),
             // Goes after this one, and looks again when it sees the intent.
             Class::Newcomer => {}
-            Class::Serving if announced.is_none() => cover.add(range),
+            Class::Serving if !has_announced => cover.add(range),
             Class::Serving => {}
         }
     }
-    best(&cover, fit.windows(), announced).map(Choice::simple)
+    cover
 }
 
 /// What a newcomer that announced `range` gets: that, or, if something of that size is better, the better.
@@ -59,19 +70,24 @@ fn granted(cover: &Cover, range: UnitRange) -> UnitRange {
     let units = u16::try_from(cover.counts().len()).unwrap_or(u16::MAX);
     let starts = 0..=units.saturating_sub(range.count());
     let windows = starts.filter_map(|start| UnitRange::new(start, start.checked_add(range.count())?).ok());
-    best(cover, windows.collect(), Some(range)).unwrap_or(range)
+    best(cover, windows.collect(), Some(range), |_| 0).unwrap_or(range)
 }
 
 /// The window after which the sorted cover is the strongest; among equals `preferred`, then one that begins where a
-/// weakest run does, so that peers tile without gaps, then the leftmost.
-fn best(cover: &Cover, windows: Vec<UnitRange>, preferred: Option<UnitRange>) -> Option<UnitRange> {
+/// weakest run does, so that peers tile without gaps, then one more of whose ends are `near`, then the leftmost.
+fn best(
+    cover: &Cover,
+    windows: Vec<UnitRange>,
+    preferred: Option<UnitRange>,
+    near: impl Fn(UnitRange) -> usize,
+) -> Option<UnitRange> {
     let counts = cover.counts();
     let weakest = counts.iter().min().copied().unwrap_or(0);
     let weak = |unit: u16| counts.get(usize::from(unit)) == Some(&weakest);
     let aligned = |start: u16| weak(start) && start.checked_sub(1).is_none_or(|before| !weak(before));
     let rank = |window: &UnitRange| {
         let preferred = Some(*window) == preferred;
-        (Reverse(weakness(cover, *window)), preferred, aligned(window.start()), Reverse(window.start()))
+        (Reverse(weakness(cover, *window)), preferred, aligned(window.start()), near(*window), Reverse(window.start()))
     };
     windows.into_iter().max_by_key(rank)
 }

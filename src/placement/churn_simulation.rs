@@ -254,7 +254,7 @@ fn other(peer: &Peer) -> Other {
     let model = needs(UNITS).model;
     let holding = |(range, state)| Holding { model, range, state, per_unit: Span::ZERO };
     let memory_free = Bytes(100 * peer.room.saturating_sub(used));
-    Other { peer: peer.key, holdings: holdings.into_iter().map(holding).collect(), memory_free }
+    Other { peer: peer.key, holdings: holdings.into_iter().map(holding).collect(), memory_free, is_near: false }
 }
 
 fn ready(peer: &Peer) -> Vec<UnitRange> {

@@ -27,6 +27,10 @@ impl Fit {
         Ok(fit)
     }
 
+    pub(super) fn needs(&self) -> &Needs {
+        &self.needs
+    }
+
     pub(super) fn units(&self) -> u16 {
         self.units
     }

@@ -6,8 +6,11 @@
 //! * A newcomer listens, then joins where the cover is weakest: it announces its intent, waits, looks again, loads.
 //!   Of newcomers that want the same, the better ranked (by hash of peer and model) keeps its choice; the others
 //!   look again, assuming that those before them get what the rule gives them.
+//! * Of places that are as good it takes one next to what a peer on the same LAN holds, so that chains leave it as seldom as may be.
 //! * When nobody holds a unit for some time, a peer with room takes it; then one all of whose units others hold, too;
 //!   then one that can give up units at an end of its range. Nobody else moves.
+//! * A model may be held at several precisions. A newcomer takes the most precise at which it fills all that is missing, or else the one
+//!   at which it fills most of it, and stays with it; units count as held at whatever precision.
 //! * The new is loaded before the old is dropped, if memory allows. Before it is dropped, the old is retired: it takes
 //!   no new leases and is announced as a mere intent, so that of two that would drop the same, one notices.
 
@@ -16,6 +19,7 @@ mod fit;
 mod sight;
 
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use crate::amounts::Bytes;
 use crate::amounts::Span;
@@ -54,6 +58,8 @@ pub struct Other {
     pub holdings: Vec<Holding>,
     /// Memory that it has left.
     pub memory_free: Bytes,
+    /// Whether it is on the same LAN: [`LAN`] away at most.
+    pub is_near: bool,
 }
 
 /// What is to be done. In order.
@@ -100,6 +106,9 @@ pub struct Offer {
 /// Why this peer can hold nothing of the model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CannotServe {
+    /// No precision is allowed.
+    #[error("none of the precisions that this peer may serve is one of the model's")]
+    NothingAsked,
     /// Not even the smallest unit fits.
     #[error("the smallest unit needs {expected}, got {got}")]
     NothingFits {
@@ -173,6 +182,9 @@ impl Default for PlacementConfig {
     }
 }
 
+/// The round trip below which two peers count as on one LAN (the design's 2 ms).
+pub const LAN: Span = Span::millis(2);
+
 /// The most ranges that a peer holds: as many as fit in a profile.
 const MAX_HOLDINGS: usize = 8;
 
@@ -224,7 +236,10 @@ enum Phase {
 pub struct Placement {
     config: PlacementConfig,
     pinned: Option<UnitRange>,
-    fit: Fit,
+    /// What fits at each precision at which anything does, from the most precise to the coarsest.
+    fits: Vec<Fit>,
+    /// The precision at which units are held, or would be.
+    at: usize,
     sight: Sight,
     own: BTreeMap<UnitRange, Own>,
     intent: Option<Intent>,
@@ -252,9 +267,35 @@ impl Placement {
         config: PlacementConfig,
         now: Time,
     ) -> Result<Self, CannotServe> {
-        let model = needs.model;
-        let fit = Fit::new(needs, offer)?;
-        let sight = Sight::new(me, model, fit.units(), config);
+        let family = BTreeSet::from([needs.model]);
+        Self::at_any_precision(me, needs.model, family, vec![needs], offer, config, now)
+    }
+
+    /// Begins to listen, for a model that may be held at several precisions.
+    ///
+    /// - `family`: every model that can take the place of `model`; units that others hold of one count as held
+    /// - `needs`: those that this peer may hold, from the most precise to the coarsest; not empty
+    ///
+    /// # Errors
+    /// [`CannotServe`] if nothing, or not the pinned range, fits the offer at the coarsest of them.
+    pub fn at_any_precision(
+        me: PeerKey,
+        model: ModelId,
+        family: BTreeSet<ModelId>,
+        needs: Vec<Needs>,
+        offer: Offer,
+        config: PlacementConfig,
+        now: Time,
+    ) -> Result<Self, CannotServe> {
+        let (mut fits, mut refusal) = (Vec::with_capacity(needs.len()), CannotServe::NothingAsked);
+        for needs in needs {
+            match Fit::new(needs, offer) {
+                Ok(fit) => fits.push(fit),
+                Err(refused) => refusal = refused,
+            }
+        }
+        let fit = fits.first().ok_or(refusal)?;
+        let sight = Sight::new(me, model, family, fit.units(), config);
         let spread = Span(u64::from(sight.fraction()).saturating_mul(config.listen_spread.0) / u64::from(u16::MAX));
         // Where everything fits, or the user has said what to hold, there is nothing to agree on.
         let agreed = fit.whole().is_some() || offer.pinned.is_some();
@@ -262,7 +303,8 @@ impl Placement {
         Ok(Self {
             config,
             pinned: offer.pinned,
-            fit,
+            fits,
+            at: 0,
             sight,
             own: BTreeMap::new(),
             intent: None,
@@ -292,6 +334,20 @@ impl Placement {
         self.watch_holes();
         self.step(&mut decisions);
         decisions
+    }
+
+    /// The model whose units are held: the one that was asked for, at the precision chosen.
+    pub fn model(&self) -> ModelId {
+        self.fit().needs().model
+    }
+
+    /// What holding them costs.
+    pub fn needs(&self) -> &Needs {
+        self.fit().needs()
+    }
+
+    fn fit(&self) -> &Fit {
+        &self.fits[self.at]
     }
 
     /// What this peer holds, is loading or intends to, ascending: for its profile.
@@ -385,10 +441,12 @@ impl Placement {
 
     /// Looks for something to do.
     fn begin(&mut self, decisions: &mut Vec<Decision>) {
-        if let (true, Some(whole)) = (self.own.is_empty(), self.fit.whole()) {
+        if let (true, Some(whole)) = (self.own.is_empty(), self.fits.first().and_then(Fit::whole)) {
+            self.at = 0;
             return self.load(whole, decisions);
         }
-        let Some(choice) = self.choose() else {
+        let choice = if self.own.is_empty() { self.join(None) } else { self.choose() };
+        let Some(choice) = choice else {
             return;
         };
         for range in &choice.take {
@@ -398,10 +456,24 @@ impl Placement {
         self.intent = Some(Intent { choice, since: self.now, due, phase: Phase::Waiting });
     }
 
-    fn choose(&self) -> Option<Choice> {
-        if self.own.is_empty() {
-            return choice::join(&self.fit, &self.sight, None);
+    /// Where a newcomer goes, at which precision: the most precise at which it fills all that is missing, or else most of that.
+    fn join(&mut self, announced: Option<UnitRange>) -> Option<Choice> {
+        let missing = choice::missing_to_me(&self.sight, announced.is_some());
+        let mut best: Option<(u16, usize, Choice)> = None;
+        for (at, fit) in self.fits.iter().enumerate() {
+            let announced = announced.filter(|_| at == self.at);
+            let Some(choice) = choice::join(fit, &self.sight, announced) else { continue };
+            let filled = missing.iter().filter_map(|run| run.common(choice.target)).map(UnitRange::count).sum();
+            if best.as_ref().is_none_or(|(most, ..)| filled > *most) {
+                best = Some((filled, at, choice));
+            }
         }
+        let (_, at, choice) = best?;
+        self.at = at;
+        Some(choice)
+    }
+
+    fn choose(&self) -> Option<Choice> {
         let own = self.ready();
         if own.len() >= MAX_HOLDINGS {
             return None;
@@ -411,7 +483,7 @@ impl Placement {
         }
         let dwelt = self.now >= self.placed.after(self.config.dwell) && self.leaving.is_empty();
         let calm = self.holes.is_empty() && !self.sight.unsettled();
-        if dwelt && calm { choice::gain(&self.fit, &self.sight, &own, self.config.gain_percent) } else { None }
+        if dwelt && calm { choice::gain(self.fit(), &self.sight, &own, self.config.gain_percent) } else { None }
     }
 
     /// The best way to take some of `hole` that its age allows.
@@ -419,16 +491,16 @@ impl Placement {
         let since = self.holes.get(&hole.start())?;
         let age = self.now.since(*since).minus(self.config.grace);
         let patience = self.config.move_delay;
-        let room = || choice::with_room(&self.fit, own, hole);
-        let moved = || choice::by_moving(&self.fit, &self.sight, own, hole).filter(|_| age >= patience);
-        let trimmed = || choice::by_trimming(&self.fit, &self.sight, own, hole).filter(|_| age >= patience.times(2));
+        let room = || choice::with_room(self.fit(), own, hole);
+        let moved = || choice::by_moving(self.fit(), &self.sight, own, hole).filter(|_| age >= patience);
+        let trimmed = || choice::by_trimming(self.fit(), &self.sight, own, hole).filter(|_| age >= patience.times(2));
         room().or_else(moved).or_else(trimmed)
     }
 
     /// The longest run of units that were without holder for long enough; the leftmost of equals.
     fn ripe_hole(&self) -> Option<UnitRange> {
-        let mut ripe = Cover::empty(self.fit.units());
-        UnitRange::whole(self.fit.units()).into_iter().for_each(|whole| ripe.add(whole));
+        let mut ripe = Cover::empty(self.fit().units());
+        UnitRange::whole(self.fit().units()).into_iter().for_each(|whole| ripe.add(whole));
         let old = self.holes.iter().filter(|(_, since)| self.now >= since.after(self.config.grace));
         for unit in old.filter_map(|(&unit, _)| UnitRange::new(unit, unit.checked_add(1)?).ok()) {
             ripe.remove(unit);
@@ -450,32 +522,35 @@ impl Placement {
             }
             Phase::Emptying => self.carry_out(intent, decisions),
             Phase::Waiting => match self.second_thought(&intent) {
-                Some(choice) if choice != intent.choice => {
+                Some((choice, true)) => {
                     intent.choice.take.iter().for_each(|range| decisions.push(Decision::Withdraw(*range)));
                     choice.take.iter().for_each(|range| decisions.push(Decision::Announce(*range)));
                     intent.due = self.due(&choice).min(intent.since.after(MAX_HESITATION));
                     self.intent = Some(Intent { choice, ..intent });
                 }
-                Some(_) if self.now >= intent.due => self.carry_out(intent, decisions),
-                Some(_) => self.intent = Some(intent),
+                Some((_, false)) if self.now >= intent.due => self.carry_out(intent, decisions),
+                Some((_, false)) => self.intent = Some(intent),
                 None => self.withdraw(&intent, decisions),
             },
         }
     }
 
-    /// What to make of an announced intent, seeing what the others say by now.
-    fn second_thought(&self, intent: &Intent) -> Option<Choice> {
+    /// What to make of an announced intent, seeing what the others say by now, and whether that is something else.
+    fn second_thought(&mut self, intent: &Intent) -> Option<(Choice, bool)> {
         let choice = &intent.choice;
         if self.own.is_empty() {
-            return choice::join(&self.fit, &self.sight, choice.take.first().copied());
+            let before = self.at;
+            let joined = self.join(choice.take.first().copied())?;
+            let is_other = joined != *choice || self.at != before;
+            return Some((joined, is_other));
         }
         let wanted = choice.gain || !self.sight.taken_before_me(choice.purpose);
-        (wanted && self.sight.hold_besides_me(&choice.given_up())).then(|| choice.clone())
+        (wanted && self.sight.hold_besides_me(&choice.given_up())).then(|| (choice.clone(), false))
     }
 
     fn carry_out(&mut self, mut intent: Intent, decisions: &mut Vec<Decision>) {
         let held: Vec<_> = self.own.keys().copied().collect();
-        if !self.fit.memory_allows(&[held, intent.choice.take.clone()].concat()) {
+        if !self.fit().memory_allows(&[held, intent.choice.take.clone()].concat()) {
             intent.phase = Phase::Emptying;
             self.leaving.extend(&intent.choice.leave);
             self.intent = Some(intent);
@@ -495,14 +570,14 @@ impl Placement {
 
     /// When a choice is carried out: later for each who would act and is ranked better.
     fn due(&self, choice: &Choice) -> Time {
-        let rank = self.sight.better_ranked(choice, self.own.is_empty(), &self.fit);
+        let rank = self.sight.better_ranked(choice, self.own.is_empty(), self.fit());
         self.now.after(self.config.settle).after(self.config.slot.times(rank.min(MAX_SLOTS)))
     }
 
     /// Retires what was replaced, as soon as others hold all of it; one range at a time.
     fn retire_replaced(&mut self, decisions: &mut Vec<Decision>) {
         let emptying = self.intent.as_ref().is_some_and(|intent| intent.phase == Phase::Emptying);
-        let over = !self.fit.allows(&self.own.keys().copied().collect::<Vec<_>>());
+        let over = !self.fit().allows(&self.own.keys().copied().collect::<Vec<_>>());
         if !over && !emptying {
             self.leaving.clear();
         }

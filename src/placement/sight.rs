@@ -1,6 +1,7 @@
 //! What the others say, how long they have been saying it, and who goes before whom.
 
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use crate::amounts::Span;
 use crate::amounts::Time;
@@ -30,6 +31,8 @@ pub(super) enum Class {
 pub(super) struct Sight {
     me: PeerKey,
     model: ModelId,
+    /// What counts as that model: itself at every precision.
+    family: BTreeSet<ModelId>,
     units: u16,
     config: PlacementConfig,
     others: Vec<Other>,
@@ -39,17 +42,23 @@ pub(super) struct Sight {
 }
 
 impl Sight {
-    pub(super) fn new(me: PeerKey, model: ModelId, units: u16, config: PlacementConfig) -> Self {
-        Self { me, model, units, config, others: Vec::new(), since: BTreeMap::new(), now: Time::ZERO }
+    pub(super) fn new(
+        me: PeerKey,
+        model: ModelId,
+        family: BTreeSet<ModelId>,
+        units: u16,
+        config: PlacementConfig,
+    ) -> Self {
+        Self { me, model, family, units, config, others: Vec::new(), since: BTreeMap::new(), now: Time::ZERO }
     }
 
     pub(super) fn seen(&mut self, others: Vec<Other>, now: Time) {
-        let (me, model, units) = (self.me, self.model, self.units);
+        let (me, family, units) = (self.me, &self.family, self.units);
         self.others = others;
         self.others.retain(|other| other.peer != me);
         self.others.sort_by_key(|other| other.peer);
         for other in &mut self.others {
-            other.holdings.retain(|holding| holding.model == model && holding.range.end() <= units);
+            other.holdings.retain(|holding| family.contains(&holding.model) && holding.range.end() <= units);
         }
         let mut since = std::mem::take(&mut self.since);
         let said = self.others.iter().flat_map(|other| other.holdings.iter().map(|holding| (other.peer, holding)));
@@ -153,6 +162,17 @@ impl Sight {
         let holds = |other: &&Other| other.holdings.iter().any(|holding| holding.range.overlaps(range));
         let better = |other: &&Other| self.precedence(other.peer, Class::Serving) < mine;
         u64::try_from(self.others.iter().filter(holds).filter(better).count()).unwrap_or(u64::MAX)
+    }
+
+    /// How many of a range's ends meet what a peer on the same LAN holds or is about to.
+    pub(super) fn ends_near(&self, range: UnitRange) -> usize {
+        let near = self.others.iter().filter(|other| other.is_near).flat_map(|other| self.live(other));
+        let (mut before, mut behind) = (false, false);
+        for holding in near {
+            before |= holding.range.end() == range.start();
+            behind |= holding.range.start() == range.end();
+        }
+        usize::from(before) + usize::from(behind)
     }
 
     /// Ready holdings of the others.

@@ -252,6 +252,7 @@ impl Simulation {
             peer: peer.key,
             holdings: holdings.into_iter().map(holding).collect(),
             memory_free: peer.offer.budget.minus(Bytes(used)),
+            is_near: false,
         };
         let said = Said { order: peer.published, other };
         for to in (0..self.peers.len()).filter(|to| *to != index) {

@@ -21,7 +21,12 @@ fn placement(offer: Offer) -> Placement {
 fn other(index: usize, holdings: &[(UnitRange, HoldingState)]) -> Other {
     let model = needs(7).model;
     let holding = |&(range, state): &(UnitRange, HoldingState)| Holding { model, range, state, per_unit: Span::ZERO };
-    Other { peer: key(index), holdings: holdings.iter().map(holding).collect(), memory_free: Bytes::ZERO }
+    Other {
+        peer: key(index),
+        holdings: holdings.iter().map(holding).collect(),
+        memory_free: Bytes::ZERO,
+        is_near: false,
+    }
 }
 
 /// Ticks through the time and performs every load and unload at once.
@@ -256,6 +261,95 @@ fn a_tied_embedding_counts_once_where_both_ends_are_held() {
     let tied = Needs { shared_ends: Bytes(100), ..needs(7) };
     let placement = Placement::new(key(0), tied, limited(6), PlacementConfig::default(), Time::ZERO).unwrap();
 
-    assert_eq!(placement.fit.whole(), Some(range(0, 7)));
-    assert_eq!(placement.fit.bytes(&[range(0, 6)]), Bytes(600));
+    assert_eq!(placement.fit().whole(), Some(range(0, 7)));
+    assert_eq!(placement.fit().bytes(&[range(0, 6)]), Bytes(600));
+}
+
+/// A model of 7 units at three precisions; of the finest one unit fits, of the next two, of the coarsest four.
+fn at_three_precisions() -> Placement {
+    let at = |index: u8, bytes: u64| Needs {
+        model: ModelId::new([index; 32]),
+        unit_bytes: vec![Bytes(bytes); 7],
+        ..needs(7)
+    };
+    let all = vec![at(1, 400), at(2, 200), at(3, 100)];
+    let family = all.iter().map(|needs| needs.model).collect();
+    let offer = Offer { budget: Bytes(400), max_units: None, pinned: None };
+    let (model, config) = (all[0].model, PlacementConfig::default());
+    Placement::at_any_precision(key(0), model, family, all, offer, config, Time::ZERO).unwrap()
+}
+
+fn holder(index: usize, model: u8, range: UnitRange, state: HoldingState) -> Other {
+    let holding = Holding { model: ModelId::new([model; 32]), range, state, per_unit: Span::ZERO };
+    Other { peer: key(index), holdings: vec![holding], memory_free: Bytes::ZERO, is_near: false }
+}
+
+#[test]
+fn a_newcomer_takes_the_most_precise_at_which_it_fills_all_that_is_missing() {
+    let joined = |others: Vec<Other>| {
+        let mut placement = at_three_precisions();
+        placement.handle(Event::Seen(others), at(0));
+        trace(&mut placement, 0, 4_000);
+        let [(range, HoldingState::Ready)] = placement.holdings()[..] else { panic!("{:?}", placement.holdings()) };
+        (placement.model().as_bytes()[0], range)
+    };
+    let ready = |model, range| holder(1, model, range, HoldingState::Ready);
+
+    // All four that are missing, or two of them; units of strangers' models don't count.
+    assert_eq!(joined(vec![ready(1, range(0, 3)), holder(2, 9, range(3, 7), HoldingState::Ready)]), (3, range(3, 7)));
+    assert_eq!(joined(vec![ready(2, range(0, 5))]), (2, range(5, 7)));
+    assert_eq!(joined(vec![ready(3, range(0, 6))]), (1, range(6, 7)));
+    // Nothing is missing; or more than it can hold at any precision.
+    assert_eq!(joined(vec![ready(3, range(0, 7))]), (1, range(0, 1)));
+    assert_eq!(joined(vec![]), (3, range(0, 4)));
+}
+
+#[test]
+fn a_newcomer_thinks_again_at_which_precision_when_others_come_before_it() {
+    let mut placement = at_three_precisions();
+    let first = holder(1, 1, range(0, 3), HoldingState::Ready);
+    placement.handle(Event::Seen(vec![first.clone()]), at(0));
+    expect![[r#"
+        1600: announce 3..7
+    "#]]
+    .assert_eq(&trace(&mut placement, 0, 2_000));
+    assert_eq!(placement.model(), ModelId::new([3; 32]));
+
+    placement.handle(Event::Seen(vec![first, holder(2, 3, range(3, 5), HoldingState::Loading)]), at(2_000));
+
+    assert_eq!(placement.holdings(), [(range(5, 7), HoldingState::Intended)]);
+    assert_eq!(placement.model(), ModelId::new([2; 32]));
+}
+
+#[test]
+fn a_pinned_range_is_held_at_the_most_precise_that_fits() {
+    let needs =
+        |index: u8, bytes| Needs { model: ModelId::new([index; 32]), unit_bytes: vec![Bytes(bytes); 7], ..needs(7) };
+    let placed = |budget| {
+        let all = vec![needs(1, 400), needs(2, 200)];
+        let family = all.iter().map(|needs| needs.model).collect();
+        let offer = Offer { budget: Bytes(budget), max_units: None, pinned: Some(range(2, 4)) };
+        let config = PlacementConfig::default();
+        Placement::at_any_precision(key(0), all[0].model, family, all, offer, config, Time::ZERO)
+    };
+
+    assert_eq!(placed(800).unwrap().model(), ModelId::new([1; 32]));
+    assert_eq!(placed(799).unwrap().model(), ModelId::new([2; 32]));
+    let refused = placed(399).unwrap_err();
+    assert_eq!(refused, CannotServe::PinnedTooLarge { range: range(2, 4), expected: Bytes(400), got: Bytes(399) });
+}
+
+#[test]
+fn of_places_that_are_as_good_one_beside_a_peer_on_the_lan_is_taken() {
+    let joined = |is_near: bool| {
+        let mut placement = placement(capped(2));
+        let neighbour = Other { is_near, ..other(1, &[(range(4, 5), HoldingState::Ready)]) };
+        let far = other(2, &[(range(0, 1), HoldingState::Ready), (range(3, 4), HoldingState::Ready)]);
+        placement.handle(Event::Seen(vec![neighbour, far]), at(0));
+        trace(&mut placement, 0, 4_000);
+        placement.holdings()[0].0
+    };
+
+    assert_eq!(joined(false), range(1, 3));
+    assert_eq!(joined(true), range(5, 7));
 }

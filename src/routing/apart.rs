@@ -12,6 +12,7 @@ use crate::routing::plan;
 use crate::units::Chain;
 use crate::units::Stage;
 use crate::units::UnitRange;
+use crate::units::UnitWeights;
 
 /// What a chain is to keep apart from.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -33,21 +34,22 @@ pub struct TooFew {
     pub cause: NoRoute,
 }
 
-/// Plans so many chains, no unit of two at one peer, and if possible no peer in two. All are cut wherever one is, so that each stage
-/// of one can be compared with one of the others.
+/// Plans so many chains, at least one, no unit of two at one peer, and if possible no peer in two. All are cut wherever one is, and compute
+/// each unit with the same weights, so that each stage of one can be compared with one of the others.
 ///
 /// # Errors
 /// [`TooFew`] if there are not so many.
-pub fn several(view: &View, count: u8) -> Result<Vec<Chain>, TooFew> {
-    let mut chains: Vec<Chain> = Vec::new();
-    for found in 0..count {
+pub fn several(view: &View, count: u8) -> Result<(Vec<Chain>, UnitWeights), TooFew> {
+    let first = apart(view, None, &Apart::default()).map_err(|cause| TooFew { found: 0, cause })?;
+    let (mut chains, alike) = (vec![first.chain], view.computing_with(&first.weights));
+    for found in 1..count {
         let others = chains.iter().flat_map(|chain| chain.stages().to_vec()).collect();
-        let planned = apart(view, None, &Apart { others, ..Apart::default() });
+        let planned = apart(&alike, None, &Apart { others, ..Apart::default() });
         chains.push(planned.map_err(|cause| TooFew { found, cause })?.chain);
     }
     let starts = chains.iter().flat_map(Chain::stages).map(|stage| stage.range.start());
     let cuts: BTreeSet<u16> = starts.filter(|start| *start > 0).collect();
-    Ok(chains.into_iter().map(|chain| cut(chain, &cuts)).collect())
+    Ok((chains.into_iter().map(|chain| cut(chain, &cuts)).collect(), first.weights))
 }
 
 /// Plans a chain beside others; or mends one, in which the survivors keep their units. It has no peer of theirs, or if there is no
@@ -112,6 +114,7 @@ mod tests {
 
     use super::*;
     use crate::amounts::Span;
+    use crate::ids::ModelId;
     use crate::routing::Trust;
 
     fn peer(n: u8) -> PeerKey {
@@ -125,7 +128,7 @@ mod tests {
     fn view(holders: &[(u8, u16, u16)]) -> View {
         let holder = |&(n, start, end): &(u8, u16, u16)| {
             let Stage { peer, range } = stage(n, start, end);
-            Holder { peer, range, per_unit: Span(10), queue: Span::ZERO }
+            Holder { peer, range, weights: ModelId::new([7; 32]), coarser: 0, per_unit: Span(10), queue: Span::ZERO }
         };
         View {
             me: peer(9),
@@ -149,7 +152,7 @@ mod tests {
     fn chains_have_no_peer_in_common_and_are_cut_alike() {
         let view = view(&[(1, 0, 3), (2, 3, 6), (3, 0, 4), (4, 4, 6), (5, 0, 6)]);
 
-        let chains = several(&view, 3).unwrap();
+        let (chains, _) = several(&view, 3).unwrap();
 
         let cuts = |chain: &Chain| chain.stages().iter().map(|stage| stage.range.start()).collect::<Vec<_>>();
         assert!(chains.iter().all(|chain| cuts(chain) == [0, 3, 4]));
@@ -162,12 +165,28 @@ mod tests {
         // Whichever of the two is in the first chain alone, the other holds too little.
         let view = view(&[(1, 0, 6), (2, 0, 3), (3, 3, 6)]);
 
-        let chains = several(&view, 2).unwrap();
+        let (chains, _) = several(&view, 2).unwrap();
 
         for unit in 0..6 {
             let of = |chain: &Chain| chain.stages().iter().find(|stage| stage.range.contains(unit)).unwrap().peer;
             assert_ne!(of(&chains[0]), of(&chains[1]), "unit {unit}");
         }
+    }
+
+    #[test]
+    fn chains_that_are_compared_compute_with_the_same_weights() {
+        let (fine, coarse) = (ModelId::new([7; 32]), ModelId::new([8; 32]));
+        let mut view = view(&[(1, 0, 3), (2, 3, 6), (3, 0, 6), (4, 3, 6), (5, 0, 3)]);
+        [1, 3].into_iter().for_each(|place| view.holders[place].weights = coarse);
+        view.avoid = [peer(3)].into();
+
+        let (chains, weights) = several(&view, 2).unwrap();
+
+        let half = |start, end| UnitRange::new(start, end).unwrap();
+        assert_eq!(weights.runs(), [(half(0, 3), fine), (half(3, 6), coarse)]);
+        assert!(chains.iter().map(peers).all(|of| of.contains(&peer(1)) != of.contains(&peer(5))));
+        view.holders[3].weights = fine;
+        assert_eq!(several(&view, 2).unwrap_err().found, 1);
     }
 
     #[test]
@@ -185,7 +204,7 @@ mod tests {
     fn one_chain_is_planned_as_any() {
         let view = view(&[(1, 0, 2), (2, 2, 6), (3, 0, 6)]);
 
-        assert_eq!(several(&view, 1).unwrap(), [plan(&view).unwrap().chain]);
+        assert_eq!(several(&view, 1).unwrap().0, [plan(&view).unwrap().chain]);
     }
 
     #[test]

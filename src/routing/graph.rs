@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 
 use crate::ids::PeerKey;
+use crate::routing::COARSER;
 use crate::routing::Holder;
 use crate::routing::View;
 use crate::units::UnitRange;
@@ -25,7 +26,7 @@ struct Node {
     peer: usize,
     /// Cost of entering it.
     enter: u64,
-    /// Cost of each unit.
+    /// Cost of each unit, with what is added for coarser weights.
     per_unit: u64,
 }
 
@@ -67,7 +68,12 @@ impl Graph {
             let next = index.len();
             let peer = *index.entry(holder.peer).or_insert(next);
             let enter = holder.queue.plus(view.overhead(holder.peer)).0;
-            nodes.push(Node { holder, peer, enter, per_unit: view.per_unit(&holder).0 });
+            nodes.push(Node {
+                holder,
+                peer,
+                enter,
+                per_unit: view.per_unit(&holder).plus(COARSER.times(holder.coarser.into())).0,
+            });
         }
         let mut near = vec![Vec::new(); index.len()];
         for (one, other) in view.round_trips.keys().filter(|(one, other)| one != other) {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use crate::ids::ModelId;
 use crate::ids::PeerKey;
 use crate::routing::Holder;
 use crate::routing::NoRoute;
@@ -11,7 +12,9 @@ use crate::routing::View;
 use crate::routing::cover;
 use crate::routing::plan;
 use crate::units::Stage;
-use crate::units::UnitRange;
+
+/// Whose weights a survivor has that nobody says anything of any more: its session knows.
+const UNASKED: ModelId = ModelId::new([0; ModelId::LEN]);
 
 /// Plans the cheapest chain in which `survivors` keep their units, so that only what was lost is to be built again. Where a hop
 /// between two of them failed, one of its ends is given up, whichever costs less.
@@ -37,15 +40,21 @@ pub fn mend(view: &View, survivors: &[Stage]) -> Result<Plan, NoRoute> {
 fn around(view: &View, kept: &[Stage]) -> Result<Plan, NoRoute> {
     let known = |stage: &Stage| {
         let holder = view.holders.iter().find(|holder| holder.peer == stage.peer);
-        let unknown =
-            Holder { peer: stage.peer, range: stage.range, per_unit: Default::default(), queue: Default::default() };
+        let unknown = Holder {
+            peer: stage.peer,
+            range: stage.range,
+            weights: UNASKED,
+            coarser: 0,
+            per_unit: Default::default(),
+            queue: Default::default(),
+        };
         Holder { range: stage.range, ..holder.copied().unwrap_or(unknown) }
     };
     let keeping: Vec<Holder> = kept.iter().map(known).collect();
     let lost = cover(view.units, &keeping).missing();
     let others = view.holders.iter().filter(|holder| view.usable(holder));
     let pieces = others.flat_map(|holder| {
-        lost.iter().filter_map(|run| common(holder.range, *run)).map(|range| Holder { range, ..*holder })
+        lost.iter().filter_map(|run| holder.range.common(*run)).map(|range| Holder { range, ..*holder })
     });
     let holders: Vec<Holder> = keeping.iter().copied().chain(pieces).collect();
     if !cover(view.units, &holders).is_full() {
@@ -54,16 +63,13 @@ fn around(view: &View, kept: &[Stage]) -> Result<Plan, NoRoute> {
     plan(&View { holders, avoid: BTreeSet::new(), trust: Trust::Any, ..view.clone() })
 }
 
-fn common(one: UnitRange, other: UnitRange) -> Option<UnitRange> {
-    UnitRange::new(one.start().max(other.start()), one.end().min(other.end())).ok()
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
     use crate::amounts::Span;
+    use crate::units::UnitRange;
 
     fn peer(n: u8) -> PeerKey {
         PeerKey::new([n; 32])
@@ -76,7 +82,7 @@ mod tests {
     fn view(holders: &[(u8, u16, u16)]) -> View {
         let holder = |&(n, start, end): &(u8, u16, u16)| {
             let Stage { peer, range } = stage(n, start, end);
-            Holder { peer, range, per_unit: Span(10), queue: Span::ZERO }
+            Holder { peer, range, weights: UNASKED, coarser: 0, per_unit: Span(10), queue: Span::ZERO }
         };
         View {
             me: peer(9),

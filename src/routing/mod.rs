@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 
 use crate::amounts::Span;
+use crate::ids::ModelId;
 use crate::ids::PeerKey;
 pub use crate::routing::apart::Apart;
 pub use crate::routing::apart::TooFew;
@@ -23,6 +24,7 @@ use crate::units::Chain;
 use crate::units::Cover;
 use crate::units::Stage;
 use crate::units::UnitRange;
+use crate::units::UnitWeights;
 
 /// A range that a peer has ready to be leased.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +33,10 @@ pub struct Holder {
     pub peer: PeerKey,
     /// The units; a stage may be any part of them.
     pub range: UnitRange,
+    /// The model whose weights it has of them.
+    pub weights: ModelId,
+    /// How many precisions these are coarser than the best there may be.
+    pub coarser: u8,
     /// Measured time of one position through one unit; zero while unknown.
     pub per_unit: Span,
     /// How long a step waits for the engine.
@@ -81,7 +87,9 @@ pub fn pair(one: PeerKey, other: PeerKey) -> (PeerKey, PeerKey) {
 pub struct Plan {
     /// The chain to lease.
     pub chain: Chain,
-    /// Per stage, the best other peer that holds all of the stage's units.
+    /// With whose weights each unit is computed in it. In a chain that is mended nobody asks, for that is settled.
+    pub weights: UnitWeights,
+    /// Per stage, the best other peer that holds all of the stage's units, with the same weights.
     pub standby: Vec<Option<PeerKey>>,
     /// The predicted time of one token.
     pub cost: Cost,
@@ -129,6 +137,10 @@ fn list(runs: &[UnitRange]) -> String {
 /// A fixed cost of each stage, for framing and a wake-up (arbitrary), so that of near-equal chains the shorter wins.
 pub const STAGE_OVERHEAD: Span = Span(200);
 
+/// What a precision less weighs, for each unit (arbitrary: more than any chain takes for a token): of chains whose coarsest weights are alike
+/// the one is taken that has the finer ones, whatever it costs.
+const COARSER: Span = Span::seconds(10);
+
 /// The most that the request's seed adds to a stage's cost (arbitrary): holders that differ by less share the load.
 pub const SPREAD: Span = Span(100);
 
@@ -160,6 +172,16 @@ impl View {
     /// The fixed cost of a stage at `peer`, with what the seed adds.
     pub fn overhead(&self, peer: PeerKey) -> Span {
         STAGE_OVERHEAD.plus(Span(mixed(self.seed, peer) % (SPREAD.0 + 1)))
+    }
+
+    /// The same, where each unit is to be computed with these weights.
+    pub fn computing_with(&self, weights: &UnitWeights) -> Self {
+        let common = |holder: &Holder| {
+            let runs = weights.runs().iter().filter(|(_, model)| *model == holder.weights);
+            let ranges = runs.filter_map(|(run, _)| holder.range.common(*run)).collect::<Vec<_>>();
+            ranges.into_iter().map(|range| Holder { range, ..*holder }).collect::<Vec<_>>()
+        };
+        Self { holders: self.holders.iter().flat_map(common).collect(), ..self.clone() }
     }
 
     fn usable(&self, holder: &Holder) -> bool {
@@ -212,8 +234,9 @@ pub fn plan(view: &View) -> Result<Plan, NoRoute> {
         BadChain::TooLong { got } => NoRoute::TooLong { got },
         BadChain::Empty | BadChain::Gap { .. } | BadChain::Short { .. } => uncovered(),
     })?;
-    let standby = chosen.iter().map(|(holder, range)| standby(view, &usable, holder.peer, *range)).collect();
-    Ok(Plan { cost: cost(view, &chosen), chain, standby })
+    let standby = chosen.iter().map(|(holder, range)| standby(view, &usable, holder, *range)).collect();
+    let weights = UnitWeights::of_stages(chosen.iter().map(|(holder, range)| (*range, holder.weights)));
+    Ok(Plan { cost: cost(view, &chosen), chain, weights, standby })
 }
 
 fn cover(units: u16, holders: &[Holder]) -> Cover {
@@ -237,8 +260,9 @@ fn cost(view: &View, chosen: &[(Holder, UnitRange)]) -> Cost {
 }
 
 /// The best other peer that holds all of `range`.
-fn standby(view: &View, usable: &[Holder], peer: PeerKey, range: UnitRange) -> Option<PeerKey> {
-    let able = usable.iter().filter(|holder| holder.peer != peer && holder.range.covers(range));
+fn standby(view: &View, usable: &[Holder], first: &Holder, range: UnitRange) -> Option<PeerKey> {
+    let other = |holder: &&Holder| holder.peer != first.peer && holder.weights == first.weights;
+    let able = usable.iter().filter(other).filter(|holder| holder.range.covers(range));
     able.map(|holder| (view.stage_cost(holder, range).total(), holder.peer)).min().map(|(_, peer)| peer)
 }
 

@@ -13,8 +13,17 @@ fn range(start: u16, end: u16) -> UnitRange {
     UnitRange::new(start, end).unwrap()
 }
 
+const WEIGHTS: crate::ids::ModelId = crate::ids::ModelId::new([7; 32]);
+
 fn holder(peer: u16, start: u16, end: u16) -> Holder {
-    Holder { peer: key(peer), range: range(start, end), per_unit: Span::millis(1), queue: Span::ZERO }
+    Holder {
+        peer: key(peer),
+        range: range(start, end),
+        weights: WEIGHTS,
+        coarser: 0,
+        per_unit: Span::millis(1),
+        queue: Span::ZERO,
+    }
 }
 
 fn view(units: u16, holders: Vec<Holder>) -> View {
@@ -41,6 +50,21 @@ fn show(plan: &Plan) -> String {
     }
     let Cost { compute, queue, trips, .. } = plan.cost;
     lines + &format!("compute {compute}, queue {queue}, trips {trips}\n")
+}
+
+#[test]
+fn of_two_holders_the_one_with_the_finer_weights_is_taken_whatever_it_costs() {
+    let coarse = Holder { weights: crate::ids::ModelId::new([8; 32]), coarser: 1, ..holder(1, 0, 7) };
+    let fine = Holder { per_unit: Span::millis(900), ..holder(2, 2, 5) };
+    let view = view(7, vec![coarse, fine]);
+
+    let plan = plan(&view).unwrap();
+
+    let ends: Vec<u16> = plan.weights.runs().iter().map(|(run, _)| run.end()).collect();
+    assert_eq!(ends, [2, 5, 7]);
+    assert_eq!(plan.weights.of(range(2, 5)), Some(WEIGHTS));
+    // The cost is that of the time alone.
+    assert!(plan.cost.total() < Span::seconds(5));
 }
 
 #[test]
@@ -173,7 +197,14 @@ fn a_thousand_holders_of_a_deep_model_are_planned() {
         let start = u16::try_from(roll(120)).unwrap();
         let end = (start + 8 + u16::try_from(roll(40)).unwrap()).min(128);
         let (per_unit, queue) = (Span(500 + roll(1_000)), Span(roll(5_000)));
-        view.holders.push(Holder { peer: key(peer), range: range(start, end), per_unit, queue });
+        view.holders.push(Holder {
+            peer: key(peer),
+            range: range(start, end),
+            weights: WEIGHTS,
+            coarser: 0,
+            per_unit,
+            queue,
+        });
         for _ in 0..8 {
             let other = u16::try_from(roll(1_000)).unwrap();
             view.round_trips.insert(pair(key(peer), key(other)), Span(roll(60_000)));
@@ -233,6 +264,8 @@ fn small_views() -> impl Strategy<Value = View> {
         holders: holders
             .into_iter()
             .map(|(peer, start, count, per_unit, queue)| Holder {
+                weights: WEIGHTS,
+                coarser: 0,
                 peer: key(peer),
                 range: range(start, start + count),
                 per_unit: Span(per_unit),

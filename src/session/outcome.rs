@@ -5,6 +5,7 @@ use crate::amounts::Position;
 use crate::amounts::Span;
 use crate::ids::ModelId;
 use crate::ids::PeerKey;
+use crate::shape::WeightFormat;
 use crate::units::Chain;
 use crate::units::Stage;
 use crate::units::UnitRange;
@@ -110,6 +111,16 @@ pub enum GenerateFailure {
         missing: Vec<UnitRange>,
         /// Whether peers outside the trusted ones hold them.
         held_by_untrusted: bool,
+    },
+    /// There is a chain, but not of weights as precise as asked for.
+    #[error(
+        "no chain computes the model with weights of {asked} or better: the best that peers hold has units in {found}"
+    )]
+    TooCoarse {
+        /// The coarsest format that was accepted.
+        asked: WeightFormat,
+        /// The coarsest in the best chain there is.
+        found: WeightFormat,
     },
     /// The model's manifest is not known here.
     #[error("model {0} is not known to this peer")]

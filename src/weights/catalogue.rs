@@ -17,6 +17,7 @@ use crate::amounts::Bytes;
 use crate::ids::BlobHash;
 use crate::ids::ModelId;
 use crate::shape::ModelShape;
+use crate::shape::WeightFormat;
 use crate::weights::blobs::BlobError;
 use crate::weights::blobs::Blobs;
 use crate::weights::files::ModelFiles;
@@ -141,6 +142,14 @@ pub enum CatalogueError {
     Unknown {
         /// The model.
         id: ModelId,
+    },
+    /// A model that cannot be quantised to a format.
+    #[error("the model {id} cannot be quantised to {format}: that would make nothing smaller")]
+    NotDerivable {
+        /// The model.
+        id: ModelId,
+        /// The format.
+        format: WeightFormat,
     },
     /// An alias that can't be given.
     #[error("\"{alias}\" cannot be an alias: {reason}")]
@@ -332,10 +341,31 @@ impl Catalogue {
             return Err(CatalogueError::OtherVocabulary { expected, got });
         }
         layout::check_manifest(&description)?;
+        if let Some(derivation) = &description.derivation {
+            // It is made of the source's tensors, which are looked up there.
+            let source = self.store(Manifest::clone(&derivation.source), words.clone(), title.to_owned())?;
+            self.add(&source, Place::Elsewhere, None)?;
+        }
         self.store(description, words, title.to_owned()).and_then(|imported| {
             self.add(&imported, Place::Elsewhere, None)?;
             Ok(imported)
         })
+    }
+
+    /// Adds the model that is made of one in the catalogue by quantising it.
+    ///
+    /// # Errors
+    /// `Unknown`, `NotDerivable`, or what is in the way.
+    pub fn derive(&mut self, source: ModelId, format: WeightFormat) -> Result<ModelId, CatalogueError> {
+        let title = self.entries.get(&source).map(|entry| entry.title.clone()).unwrap_or_default();
+        let derived = self.described(source)?.derive(format);
+        let manifest = derived.ok_or(CatalogueError::NotDerivable { id: source, format })?;
+        // The vocabulary is the source's, which has been checked.
+        let id = ModelId::new(*self.blobs.put(&manifest.encode())?.as_bytes());
+        let title = printable(&format!("{title} ({format})"), MAX_TITLE);
+        let vocabulary = self.vocabulary(source)?;
+        self.add(&Imported { id, manifest, vocabulary, title }, Place::Elsewhere, None)?;
+        Ok(id)
     }
 
     /// Gives a model a name of this machine's own, in place of the one it had.

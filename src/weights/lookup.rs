@@ -32,6 +32,8 @@ use crate::wire::manifest::TensorEntry;
 #[derive(Debug, Default)]
 pub(super) struct Index {
     manifests: BTreeMap<ModelId, Arc<Manifest>>,
+    /// Of the models that were made by quantising, which one they were made of.
+    sources: BTreeMap<ModelId, ModelId>,
     /// Of each blob, whose it is, and which of the manifest's tensors; none for a manifest or a vocabulary.
     blobs: BTreeMap<BlobHash, BTreeSet<(ModelId, Option<usize>)>>,
     /// Imported files that were looked into.
@@ -58,12 +60,16 @@ impl Index {
         for (blob, index) in tensors.chain(described) {
             self.blobs.entry(blob).or_default().insert((id, index));
         }
+        if let Some(derivation) = &manifest.derivation {
+            self.sources.insert(id, derivation.source.id());
+        }
         self.manifests.insert(id, manifest);
     }
 
     /// Forgets a model; the blobs that no other one needs, with the length of those that are tensors.
     pub(super) fn forget(&mut self, id: ModelId) -> Vec<(BlobHash, Option<Bytes>)> {
         let manifest = self.manifests.remove(&id);
+        self.sources.remove(&id);
         self.files.remove(&id);
         let tensors = manifest.iter().flat_map(|manifest| &manifest.tensors);
         let lengths: BTreeMap<BlobHash, Bytes> = tensors.map(|tensor| (tensor.hash, tensor.bytes)).collect();
@@ -111,7 +117,24 @@ pub struct Located {
     pub tensor: BlobHash,
     /// Its length.
     pub bytes: Bytes,
+    /// The hash of its bytes, by which it is called unless it was made here.
+    content: BlobHash,
     spot: Spot,
+}
+
+/// How a tensor is made by quantising another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Recipe {
+    /// What is made: its name and length.
+    pub tensor: BlobHash,
+    /// Its length.
+    pub bytes: Bytes,
+    /// Its format.
+    pub format: WeightFormat,
+    /// What it is made of, and who needs that.
+    pub source: Missing,
+    /// The format of that.
+    pub source_format: WeightFormat,
 }
 
 #[derive(Clone, Debug)]
@@ -161,8 +184,9 @@ impl Located {
     /// # Errors
     /// What the system says.
     pub fn hash(&self, tensors: &Tensors) -> io::Result<Option<Outline>> {
-        let outline = Outline::read(self.tensor, self.bytes.0, |piece, data| self.read(piece, data))?;
-        if let Some(outline) = &outline {
+        let outline = Outline::read(self.content, self.bytes.0, |piece, data| self.read(piece, data))?;
+        // Only what others may ask for is worth an outline.
+        if let Some(outline) = outline.as_ref().filter(|_| self.content == self.tensor) {
             // It is made again if it could not be kept.
             let _ = tensors.keep_outline(outline);
         }
@@ -243,7 +267,10 @@ impl Catalogue {
                 let map = self.tensors.map(tensor.hash)?;
                 let (format, dimensions) = (tensor.format, tensor.dimensions.clone());
                 stored.insert(tensor.name.clone(), Stored { format, dimensions, map });
-            } else if files.is_none() || self.index.damaged.contains(&tensor.hash) {
+            } else if files.is_none()
+                || self.index.damaged.contains(&tensor.hash)
+                || manifest.made_from(tensor).is_some()
+            {
                 return Err(CatalogueError::NoWeights { id });
             }
         }
@@ -270,11 +297,15 @@ impl Catalogue {
         of.into_iter().find_map(|(id, index)| {
             let manifest = Arc::clone(self.index.manifests.get(&id)?);
             let entry = manifest.tensors.get(index?)?;
+            // What was made here cannot be verified by whoever is given it.
+            if manifest.made_from(entry).is_some() {
+                return None;
+            }
             let spot = self.stored(entry).or_else(|| {
                 let files = self.files(id);
                 self.spot(id, entry, files.as_deref())
             })?;
-            Some(Located { tensor, bytes: entry.bytes, spot })
+            Some(Located { tensor, bytes: entry.bytes, content: tensor, spot })
         })
     }
 
@@ -286,9 +317,33 @@ impl Catalogue {
         let (manifest, files) = (self.described(id)?, self.files(id));
         let located = |entry: &TensorEntry| {
             let spot = self.spot(id, entry, files.as_deref())?;
-            Some((entry.name.clone(), Located { tensor: entry.hash, bytes: entry.bytes, spot }))
+            let is_made = manifest.made_from(entry).is_some();
+            // One of which nothing is known any more is made again.
+            let content = if is_made { self.tensors.made(entry.hash).unwrap_or(entry.hash) } else { entry.hash };
+            Some((entry.name.clone(), Located { tensor: entry.hash, bytes: entry.bytes, content, spot }))
         };
         Ok(manifest.tensors.iter().filter_map(located).collect())
+    }
+
+    /// How a tensor of a model is made, if it is not fetched.
+    ///
+    /// # Errors
+    /// `Unknown`, or `Blob` if the manifest is damaged.
+    pub fn recipe(&mut self, id: ModelId, tensor: BlobHash) -> Result<Option<Recipe>, CatalogueError> {
+        let manifest = self.described(id)?;
+        let recipe = || {
+            let entry = manifest.tensors.iter().find(|entry| entry.hash == tensor)?;
+            let (made_from, derivation) = (manifest.made_from(entry)?, manifest.derivation.as_ref()?);
+            let model = self.index.sources.get(&id)?;
+            Some(Recipe {
+                tensor,
+                bytes: entry.bytes,
+                format: entry.format,
+                source: Missing::of(*model, &derivation.source, made_from.hash)?,
+                source_format: made_from.format,
+            })
+        };
+        Ok(recipe())
     }
 
     /// The names of a model's tensors that were found damaged and have not come again.
@@ -357,12 +412,14 @@ impl Catalogue {
             return Some(Spot::File { path: path.to_owned(), start: place.offset });
         }
         let start = usize::try_from(place.offset).ok()?;
-        let program = self.embedded.get(&id)?;
+        let program = self.embedded.get(self.index.sources.get(&id).unwrap_or(&id))?;
         program.get(start..)?.get(..usize::try_from(place.length).ok()?).map(Spot::Program)
     }
 
     /// The files of a model's weights, if there are any and they are still the ones that were imported.
     fn files(&mut self, id: ModelId) -> Option<Arc<ModelFiles>> {
+        // What is not quantised is as it is in the source, and what is has another length than there.
+        let id = self.index.sources.get(&id).copied().unwrap_or(id);
         if !self.entry(id)?.weights.is_current() {
             self.index.files.remove(&id);
             return None;

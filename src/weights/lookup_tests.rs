@@ -60,6 +60,43 @@ fn a_model_that_others_hold_is_here_unit_by_unit_as_its_tensors_come() {
 }
 
 #[test]
+fn a_model_that_is_made_of_another_lacks_what_is_quantised_and_shares_the_rest() {
+    let (directory, mut ours) = empty();
+    let (_elsewhere, mut theirs) = empty();
+    let path = directory.path().join("halves.gguf");
+    RandomModel { format: WeightFormat::F16, ..RandomModel::tiny() }.write(&path).unwrap();
+    let imported = ours.import(&path, |_| ()).unwrap();
+    let all = whole(&imported);
+    let made = ours.derive(imported.id, WeightFormat::Q8_0).unwrap();
+    let manifest = ours.described(made).unwrap();
+    assert_eq!(ours.derive(imported.id, WeightFormat::Q8_0).unwrap(), made);
+    assert!(matches!(ours.derive(imported.id, WeightFormat::F16), Err(CatalogueError::NotDerivable { .. })));
+    assert!(matches!(ours.derive(made, WeightFormat::Q4_0), Err(CatalogueError::NotDerivable { .. })));
+
+    // Vectors are those of the imported file; what is quantised is missing, and each has a recipe.
+    let missing = ours.missing(made, all).unwrap();
+    let quantised = manifest.tensors.iter().filter(|entry| manifest.made_from(entry).is_some());
+    assert_eq!(missing.len(), quantised.clone().map(|entry| entry.hash).collect::<BTreeSet<_>>().len());
+    assert!(matches!(ours.weights(made, all), Err(CatalogueError::NoWeights { .. })));
+    for lacked in &missing {
+        let recipe = ours.recipe(made, lacked.tensor).unwrap().unwrap();
+        assert_eq!((recipe.format, recipe.source_format), (WeightFormat::Q8_0, WeightFormat::F16));
+        assert_eq!((recipe.source.model, &recipe.source.units), (imported.id, &lacked.units));
+        assert!(ours.locate(recipe.source.tensor).is_some());
+    }
+    let vector = manifest.tensors.iter().find(|entry| manifest.made_from(entry).is_none()).unwrap();
+    assert_eq!(ours.recipe(made, vector.hash).unwrap(), None);
+
+    // Who hears of it only knows its source as well, after a restart, too.
+    let vocabulary = imported.vocabulary.encode();
+    theirs.remember_remote(&manifest.encode(), &vocabulary, "halves").unwrap();
+    assert!(theirs.entry(imported.id).is_some());
+    assert_eq!(theirs.recipe(made, missing[0].tensor).unwrap(), ours.recipe(made, missing[0].tensor).unwrap());
+    let mut again = Catalogue::open(directory.path()).unwrap();
+    assert_eq!(again.missing(made, all).unwrap(), missing);
+}
+
+#[test]
 fn what_the_disk_damaged_counts_as_missing_until_it_came_again() {
     let (directory, mut ours) = empty();
     let (elsewhere, mut theirs) = empty();

@@ -5,6 +5,7 @@
 //!  tensors/incoming/abcd…-N on its way: of its full length N, with holes
 //!  tensors/outlines/abcd…   what its pieces hash to, also of tensors that lie in imported files
 //!  tensors/damaged/abcd…    empty: it was found damaged, and has not come again
+//!  tensors/made/abcd…       of a tensor that was made by quantising another, and so is not called by its hash: its hash
 //! ```
 //!
 //! What is on its way needs no table of what is there: after a crash every piece is held against the outline, and a hole is a piece that is
@@ -33,6 +34,7 @@ use crate::weights::durable;
 const INCOMING: &str = "incoming";
 const OUTLINES: &str = "outlines";
 const DAMAGED: &str = "damaged";
+const MADE: &str = "made";
 
 /// The operating system refused.
 #[derive(Debug, Error)]
@@ -76,7 +78,7 @@ impl Tensors {
     /// # Errors
     /// [`TensorError`].
     pub fn open(directory: &Path) -> Result<Self, TensorError> {
-        for part in [INCOMING, OUTLINES, DAMAGED] {
+        for part in [INCOMING, OUTLINES, DAMAGED, MADE] {
             let path = directory.join(part);
             fs::create_dir_all(&path).map_err(failed("create", &path))?;
         }
@@ -193,9 +195,28 @@ impl Tensors {
     /// # Errors
     /// [`TensorError`].
     pub fn remove(&self, tensor: BlobHash, bytes: Bytes) -> Result<Bytes, TensorError> {
-        let paths =
-            [self.path(tensor), self.incoming_path(tensor, bytes), self.outline_path(tensor), self.mark_path(tensor)];
+        let paths = [
+            self.path(tensor),
+            self.incoming_path(tensor, bytes),
+            self.outline_path(tensor),
+            self.mark_path(tensor),
+            self.made_path(tensor),
+        ];
         paths.iter().map(|path| remove(path)).sum()
+    }
+
+    /// The hash of what a tensor that was made here consists of, if it is known.
+    pub fn made(&self, tensor: BlobHash) -> Option<BlobHash> {
+        Some(BlobHash::new(fs::read(self.made_path(tensor)).ok()?.try_into().ok()?))
+    }
+
+    /// Keeps the hash of what a tensor consists of that is made here.
+    ///
+    /// # Errors
+    /// [`TensorError`].
+    pub fn keep_made(&self, tensor: BlobHash, hash: BlobHash) -> Result<(), TensorError> {
+        let path = self.made_path(tensor);
+        durable::replace(&path.with_extension("new"), &path, hash.as_bytes()).map_err(failed("write", &path))
     }
 
     /// Bytes that may still be written here, if that can be told.
@@ -210,6 +231,10 @@ impl Tensors {
 
     fn mark_path(&self, tensor: BlobHash) -> PathBuf {
         self.directory.join(DAMAGED).join(tensor.to_string())
+    }
+
+    fn made_path(&self, tensor: BlobHash) -> PathBuf {
+        self.directory.join(MADE).join(tensor.to_string())
     }
 
     fn outline_path(&self, tensor: BlobHash) -> PathBuf {
@@ -240,6 +265,14 @@ impl Incoming {
     /// [`TensorError`].
     pub fn write(&self, piece: u64, data: &[u8]) -> Result<(), TensorError> {
         os::write_all_at(&self.file, data, piece.saturating_mul(PIECE)).map_err(failed("write", &self.path))
+    }
+
+    /// Writes a part of a tensor that is made here.
+    ///
+    /// # Errors
+    /// [`TensorError`].
+    pub fn write_at(&self, offset: u64, data: &[u8]) -> Result<(), TensorError> {
+        os::write_all_at(&self.file, data, offset).map_err(failed("write", &self.path))
     }
 
     /// All pieces are there: makes them durable and gives the tensor its name.

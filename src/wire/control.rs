@@ -99,8 +99,10 @@ pub struct Offer {
     pub session: SessionId,
     /// The chain's version.
     pub epoch: Epoch,
-    /// The model.
+    /// The model of the session.
     pub model: ModelId,
+    /// The model whose weights the receiver computes with: that of the session, or one that was made of it by quantising.
+    pub weights: ModelId,
     /// Every stage, so that each knows its neighbours.
     pub chain: Chain,
     /// The receiver's place in it.

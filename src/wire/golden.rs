@@ -127,6 +127,7 @@ fn control() -> Vec<(&'static str, Golden)> {
         ("to-stage-commits", Golden::ToStage(ToStage::Offer(Box::new(commits)))),
         ("from-stage-committed", Golden::FromStage(FromStage::Committed(Box::new(samples::commitment())))),
         ("to-stage-offer", Golden::ToStage(ToStage::Offer(Box::new(samples::offer())))),
+        ("to-stage-offer-weights", Golden::ToStage(ToStage::Offer(Box::new(samples::offer_of_derived())))),
         ("to-stage-feed", Golden::ToStage(ToStage::Feed(feed))),
         ("to-stage-ping", Golden::ToStage(ToStage::Ping(6))),
         ("to-stage-settle", Golden::ToStage(ToStage::Settle(Box::new(samples::entry(3))))),

@@ -131,6 +131,12 @@ impl Manifest {
         self.tensors.iter().map(|tensor| tensor.bytes).sum()
     }
 
+    /// The format that stands for the precision of all: the one asked for where the model was made of another, else the main one.
+    pub fn format(&self) -> WeightFormat {
+        let asked = self.derivation.as_ref().map(|derivation| derivation.format);
+        asked.or_else(|| self.main_format()).unwrap_or(WeightFormat::F32)
+    }
+
     /// The format that most bytes are stored in; of equals, the one with the smallest number. `None` without tensors.
     pub fn main_format(&self) -> Option<WeightFormat> {
         let bytes_in = |format: WeightFormat| -> Bytes {

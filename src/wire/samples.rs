@@ -168,6 +168,7 @@ pub(super) fn offer() -> Offer {
         session: session(),
         epoch: Epoch(2),
         model: ModelId::new([0xa1; 32]),
+        weights: ModelId::new([0xa1; 32]),
         chain: Chain::new(vec![stage(1, 0, 2), stage(2, 2, 5), stage(3, 5, 7)], 7).unwrap(),
         stage: StageIndex(2),
         rounding: vec![(2, WireDtype::F16), (5, WireDtype::F32)],
@@ -177,6 +178,11 @@ pub(super) fn offer() -> Offer {
         begins: Begins::Here,
         commits: Commits::No,
     }
+}
+
+/// Of units that the stage holds at another precision.
+pub(super) fn offer_of_derived() -> Offer {
+    Offer { weights: ModelId::new([0xa2; 32]), ..offer() }
 }
 
 /// Of the same chain, in a newer version.

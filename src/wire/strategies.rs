@@ -271,6 +271,7 @@ fn offer() -> impl Strategy<Value = Offer> {
                 session,
                 epoch: Epoch(epoch),
                 model,
+                weights: if rounded[118] { ModelId::new([9; 32]) } else { model },
                 stage,
                 rounding: boundaries.map(|(boundary, _)| (boundary, WireDtype::F16)).collect(),
                 budget: Position(budget),

@@ -6,10 +6,14 @@
 //!        ──holders─▶ └──────┘ ◀──Heard─────────────────┘
 //! ```
 //!
+//! Tensors of a model that is made of another are not fetched but made: what they are made of is fetched, a little at a time, quantised, and
+//! removed again (see `making`).
+//!
 //! A job is a range of units that is to be loaded. It is done when all of its tensors are on this machine, and given up when the disk is
 //! full or nobody brings anything; what has come until then stays for the next attempt. Tensors that were found damaged are wanted
 //! without a job, until they are whole.
 
+mod making;
 mod source;
 mod survey;
 mod target;
@@ -29,6 +33,8 @@ use crate::amounts::Time;
 use crate::clock::Clock;
 use crate::daemon::actor::Done;
 use crate::daemon::library::Library;
+use crate::daemon::pull::making::Later;
+use crate::daemon::pull::making::Product;
 use crate::daemon::pull::source::Errand;
 use crate::daemon::pull::survey::Damaged;
 use crate::daemon::pull::survey::Lack;
@@ -107,6 +113,8 @@ enum Heard {
     Disk(Ask, Arc<Target>, TensorError),
     /// A tensor is whole, or could not be made so.
     Whole(Arc<Target>, Result<(), String>),
+    /// A tensor is made, or could not be.
+    Made(BlobHash, Result<(), String>),
     /// A source's task has ended.
     Ended(PeerKey, u64),
 }
@@ -125,6 +133,8 @@ impl Puller {
             show,
             download: Download::default(),
             wanted: BTreeMap::new(),
+            products: BTreeMap::new(),
+            later: VecDeque::new(),
             new: VecDeque::new(),
             damaged: Vec::new(),
             heal_again: Time::ZERO,
@@ -158,6 +168,15 @@ struct Wanted {
     of: Vec<Missing>,
     /// Whether it was found damaged, and is wanted whatever becomes of jobs.
     heals: bool,
+    /// Whether it is wanted for itself, and not only because others are made of it.
+    stays: bool,
+}
+
+/// How a tensor is wanted.
+#[derive(Clone, Copy)]
+struct Wish {
+    heals: bool,
+    stays: bool,
 }
 
 /// A stream to a source.
@@ -182,6 +201,10 @@ struct Task {
     show: watch::Sender<Vec<Pulling>>,
     download: Download,
     wanted: BTreeMap<BlobHash, Wanted>,
+    /// What is made here of others.
+    products: BTreeMap<BlobHash, Product>,
+    /// What is to be made when what is being made of others has made room.
+    later: VecDeque<Later>,
     /// Jobs for which it is not known yet what is missing.
     new: VecDeque<Job>,
     /// What was found damaged and is not wanted yet, and when to try.
@@ -226,7 +249,7 @@ impl Task {
         self.surveys = true;
         let (had, wanted) = self.download.progress();
         let expected = wanted.minus(had);
-        let survey = Survey { library: self.library.clone(), wanted: self.wanted.keys().copied().collect(), expected };
+        let survey = Survey { library: self.library.clone(), wanted: self.on_their_way(), expected };
         let job = self.new.pop_front();
         let damaged = if job.is_none() { std::mem::take(&mut self.damaged) } else { Vec::new() };
         let heard = self.heard.clone();
@@ -289,6 +312,7 @@ impl Task {
                     }
                 }
             }
+            Heard::Made(product, made) => self.made(product, made),
             Heard::Ended(peer, serial) => {
                 if self.links.get(&peer).is_some_and(|link| link.serial == serial) {
                     self.links.remove(&peer);
@@ -305,14 +329,17 @@ impl Task {
     fn begin(&mut self, job: Job, lacks: Vec<Lack>) {
         let is_here = |lack: &Lack| self.library.tensors().holds(lack.missing.tensor, lack.missing.bytes);
         let lacks: Vec<Lack> = lacks.into_iter().filter(|lack| !is_here(lack)).collect();
-        let was_given_up = |lack: &Lack| lack.begun.is_none() && !self.wanted.contains_key(&lack.missing.tensor);
-        if lacks.iter().any(was_given_up) {
+        let on_their_way = self.on_their_way();
+        let is_new = |lack: &Lack| lack.begun.is_some() || lack.made.is_some();
+        let was_given_up = |lack: &Lack| !is_new(lack) && !on_their_way.contains(&lack.missing.tensor);
+        let sources = lacks.iter().filter_map(|lack| lack.made.as_ref()?.of.as_deref());
+        if lacks.iter().chain(sources).any(was_given_up) {
             return self.new.push_back(job);
         }
         if lacks.is_empty() {
             return self.tell(job, Ok(()));
         }
-        let bytes = lacks.iter().map(|lack| lack.missing.bytes).sum();
+        let bytes = lacks.iter().map(Lack::fetched).sum();
         let tensors: BTreeSet<BlobHash> = lacks.iter().map(|lack| lack.missing.tensor).collect();
         tracing::info!(model = %job.0.short(), units = %job.1, %bytes, "fetching weights from other peers");
         self.jobs.insert(job, Lacking { tensors, bytes });
@@ -329,7 +356,11 @@ impl Task {
         if self.wanted.get(&lack.missing.tensor).is_some_and(is_other) {
             return true;
         }
-        self.want(lack, false);
+        if lack.made.is_some() {
+            self.make(lack, false);
+        } else {
+            self.want(lack, Wish { heals: false, stays: true });
+        }
         false
     }
 
@@ -342,13 +373,24 @@ impl Task {
         self.damaged.extend(others);
         let models: BTreeSet<ModelId> = lacks.iter().map(|lack| lack.missing.model).collect();
         models.into_iter().for_each(|model| self.changed(model));
-        lacks.into_iter().for_each(|lack| self.want(lack, true));
+        for lack in lacks {
+            if lack.made.is_some() {
+                self.make(lack, true);
+            } else {
+                self.want(lack, Wish { heals: true, stays: true });
+            }
+        }
     }
 
-    fn want(&mut self, lack: Lack, heals: bool) {
+    fn want(&mut self, lack: Lack, Wish { heals, stays }: Wish) {
         let Lack { missing, begun, .. } = lack;
+        if let Some(product) = self.products.get_mut(&missing.tensor) {
+            product.heals |= heals;
+            return;
+        }
         if let Some(wanted) = self.wanted.get_mut(&missing.tensor) {
             wanted.heals |= heals;
+            wanted.stays |= stays;
             if !wanted.of.contains(&missing) {
                 wanted.of.push(missing);
             }
@@ -363,7 +405,7 @@ impl Task {
         } else {
             self.download.want(missing.tensor, target.bytes, there.as_ref());
         }
-        self.wanted.insert(missing.tensor, Wanted { target, of: vec![missing], heals });
+        self.wanted.insert(missing.tensor, Wanted { target, of: vec![missing], heals, stays });
     }
 
     /// Who has what of all that is wanted.
@@ -407,12 +449,17 @@ impl Task {
     }
 
     fn whole(&mut self, tensor: BlobHash) {
-        if let Some(wanted) = self.wanted.remove(&tensor)
-            && wanted.heals
-        {
+        let wanted = self.wanted.remove(&tensor);
+        if let Some(wanted) = wanted.as_ref().filter(|wanted| wanted.heals) {
             tracing::info!(tensor = tensor.short(), "weights that were damaged are whole again");
             wanted.of.iter().for_each(|missing| self.changed(missing.model));
         }
+        self.make_of(tensor, wanted.is_some_and(|wanted| wanted.stays));
+        self.is_here(tensor);
+    }
+
+    /// A tensor is on this machine: the jobs that lacked nothing else are done.
+    fn is_here(&mut self, tensor: BlobHash) {
         for lacking in self.jobs.values_mut() {
             lacking.tensors.remove(&tensor);
         }
@@ -423,7 +470,7 @@ impl Task {
             tracing::info!(model = %job.0.short(), units = %job.1, "all weights are here");
             self.tell(job, Ok(()));
         }
-        if self.download.is_complete() {
+        if self.download.is_complete() && self.later.is_empty() {
             // Those who give weights have few places; what is not needed is left to others.
             self.links.clear();
         }
@@ -458,12 +505,12 @@ impl Task {
 
     fn give_up_stalled(&mut self, now: Time) {
         let waited = now.since(self.last_piece);
-        if self.jobs.is_empty() || waited < NO_SOURCE {
+        if self.jobs.is_empty() || waited < NO_SOURCE || self.is_making() {
             return;
         }
         let unsourced: BTreeSet<BlobHash> = self.download.unsourced().into_iter().collect();
         let stalled = self.jobs.iter().find_map(|(&job, Lacking { tensors, .. })| {
-            let nobody = tensors.intersection(&unsourced).count();
+            let nobody = tensors.iter().filter(|tensor| unsourced.contains(&self.fetched_for(**tensor))).count();
             if nobody > 0 {
                 let all = tensors.len();
                 return Some((job, format!("nobody who can be reached gives {nobody} of the {all} tensors missing")));
@@ -477,15 +524,23 @@ impl Task {
 
     /// A tensor cannot be written: those who need it cannot be helped now.
     fn cannot_have(&mut self, tensor: BlobHash, reason: &str) {
-        let needing = self.jobs.iter().filter(|(_, lacking)| lacking.tensors.contains(&tensor));
-        for job in needing.map(|(job, _)| *job).collect::<Vec<_>>() {
-            self.give_up(job, reason.to_owned());
-        }
-        if let Some(wanted) = self.wanted.remove(&tensor) {
+        self.give_up_all_that_lack(tensor, reason);
+        self.cannot_make_of(tensor);
+        let wanted = self.wanted.remove(&tensor);
+        self.download.unwant(tensor);
+        if let Some(wanted) = wanted.filter(|wanted| wanted.stays) {
             tracing::error!(tensor = tensor.short(), reason, "damaged weights cannot be fetched again yet");
-            self.download.unwant(tensor);
             self.damaged.extend(wanted.of);
             self.heal_again = self.clock.now().after(HEAL_AGAIN);
+        }
+    }
+
+    /// Gives up the jobs that lack a tensor, or one that is made of it.
+    fn give_up_all_that_lack(&mut self, tensor: BlobHash, reason: &str) {
+        let is_it = |lacked: &BlobHash| *lacked == tensor || self.fetched_for(*lacked) == tensor;
+        let needing = self.jobs.iter().filter(|(_, lacking)| lacking.tensors.iter().any(is_it));
+        for job in needing.map(|(job, _)| *job).collect::<Vec<_>>() {
+            self.give_up(job, reason.to_owned());
         }
     }
 
@@ -493,13 +548,22 @@ impl Task {
         let Some(lacking) = self.jobs.remove(&job) else { return };
         for tensor in lacking.tensors {
             let is_needed = self.jobs.values().any(|other| other.tensors.contains(&tensor));
-            let heals = self.wanted.get(&tensor).is_some_and(|wanted| wanted.heals);
-            if !is_needed && !heals {
-                self.wanted.remove(&tensor);
-                self.download.unwant(tensor);
+            if !is_needed {
+                self.unmake(tensor);
+                self.unwant(tensor);
             }
         }
         self.tell(job, Err(reason));
+    }
+
+    /// A tensor that no job lacks is not fetched any more, unless it heals or others are to be made of it.
+    fn unwant(&mut self, tensor: BlobHash) {
+        let heals = self.wanted.get(&tensor).is_some_and(|wanted| wanted.heals);
+        let is_material = self.products.values().any(|product| product.recipe.source.tensor == tensor);
+        if !heals && !is_material {
+            self.wanted.remove(&tensor);
+            self.download.unwant(tensor);
+        }
     }
 
     /// Maps the weights, or says why not, beside the loop.
@@ -546,8 +610,11 @@ impl Task {
     fn report(&mut self, now: Time) {
         let progress = |(&(model, range), lacking): (&Job, &Lacking)| {
             let left = |tensor: &BlobHash| {
-                let there = self.download.there(*tensor)?;
-                Some(self.wanted.get(tensor)?.target.bytes.minus(there))
+                let tensor = self.fetched_for(*tensor);
+                if let Some(wanted) = self.wanted.get(&tensor) {
+                    return Some(wanted.target.bytes.minus(self.download.there(tensor)?));
+                }
+                self.to_be_fetched_later(tensor)
             };
             let left: Bytes = lacking.tensors.iter().filter_map(left).sum();
             Pulling { model, range, had: lacking.bytes.minus(left), wanted: lacking.bytes }

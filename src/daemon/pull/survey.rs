@@ -10,18 +10,42 @@ use crate::ids::ModelId;
 use crate::swarm::outline::PIECE;
 use crate::units::UnitRange;
 use crate::weights::lookup::Missing;
+use crate::weights::lookup::Recipe;
 
 /// Bytes of the disk that are left free (arbitrary: what else runs on the machine must not stand still for this).
 const HEADROOM: Bytes = Bytes::mib(1_024);
+
+/// How much of what tensors are made of by quantising may lie on the disk at once, if it is more than one tensor (arbitrary).
+pub(super) const PASSING: Bytes = Bytes::mib(512);
 
 /// A tensor that is not on this machine, or not whole.
 #[derive(Debug)]
 pub(super) struct Lack {
     pub(super) missing: Missing,
+    /// How it is made, if it is made here, of another that may be lacking.
+    pub(super) made: Option<Made>,
     /// Where it goes, and the pieces that are there if its outline is known. None if it was on its way already.
     pub(super) begun: Option<(Target, Option<BTreeSet<u64>>)>,
     /// Bytes that are not there.
     pub(super) left: Bytes,
+}
+
+/// A tensor that is made here.
+#[derive(Debug)]
+pub(super) struct Made {
+    pub(super) recipe: Recipe,
+    /// What it is made of, if that is not here.
+    pub(super) of: Option<Box<Lack>>,
+}
+
+impl Lack {
+    /// Bytes that are to be fetched.
+    pub(super) fn fetched(&self) -> Bytes {
+        match &self.made {
+            Some(made) => made.of.as_ref().map_or(Bytes::ZERO, |lack| lack.missing.bytes),
+            None => self.missing.bytes,
+        }
+    }
 }
 
 /// What was found of damaged tensors: those that can be fetched, the others, and why not.
@@ -48,7 +72,8 @@ impl Survey {
     pub(super) fn of(&self, model: ModelId, range: UnitRange) -> Result<Vec<Lack>, String> {
         let missing = self.library.missing(model, range).map_err(|error| error.to_string())?;
         let lacks: Vec<Lack> = missing.into_iter().map(|missing| self.lack(missing)).collect::<Result<_, _>>()?;
-        let left = lacks.iter().map(|lack| lack.left).sum();
+        let passing = lacks.iter().filter(|lack| lack.made.is_some()).map(|lack| lack.fetched().plus(PASSING)).max();
+        let left = lacks.iter().map(|lack| lack.left).sum::<Bytes>().plus(passing.unwrap_or_default());
         check_room(self.library.room(), left, self.expected)?;
         Ok(lacks)
     }
@@ -76,13 +101,19 @@ impl Survey {
 
     fn lack(&self, missing: Missing) -> Result<Lack, String> {
         if self.wanted.contains(&missing.tensor) {
-            return Ok(Lack { missing, begun: None, left: Bytes::ZERO });
+            return Ok(Lack { missing, made: None, begun: None, left: Bytes::ZERO });
+        }
+        if let Some((recipe, is_here)) = self.library.recipe(&missing).map_err(|error| error.to_string())? {
+            let source = || self.lack(recipe.source.clone()).map(Box::new);
+            let of = if is_here { None } else { Some(source()?) };
+            let left = missing.bytes;
+            return Ok(Lack { missing, made: Some(Made { recipe, of }), begun: None, left });
         }
         let resumed = Target::resume(self.library.tensors().clone(), missing.tensor, missing.bytes);
         let (target, there) = resumed.map_err(|error| error.to_string())?;
         let had = there.as_ref().map_or(0, |there| (there.len() as u64).saturating_mul(PIECE));
         let left = missing.bytes.minus(Bytes(had));
-        Ok(Lack { missing, begun: Some((target, there)), left })
+        Ok(Lack { missing, made: None, begun: Some((target, there)), left })
     }
 }
 

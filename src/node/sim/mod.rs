@@ -623,7 +623,7 @@ impl World {
     fn first_under_way(&self, request: RequestId) -> Option<(PeerKey, Chain)> {
         let (peer, _) = self.asked.get(&request).filter(|_| self.is_asked(request) && !self.ended(request))?;
         let chain = self.deliveries(request).into_iter().rev().find_map(|(_, delivery)| match delivery {
-            Delivery::Started(chain) => Some(chain.clone()),
+            Delivery::Started(chain, _) => Some(chain.clone()),
             Delivery::Mended(mended) => Some(mended.chain.clone()),
             _ => None,
         });

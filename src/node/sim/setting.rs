@@ -13,6 +13,7 @@ use crate::membership::MembershipConfig;
 use crate::node::config::Limits;
 use crate::node::config::Machine;
 use crate::node::config::NodeConfig;
+use crate::node::config::Precisions;
 use crate::node::config::Privacy;
 use crate::node::config::Serves;
 use crate::node::io::GenerateSpec;
@@ -26,6 +27,7 @@ use crate::shape::ModelShape;
 use crate::shape::Rope;
 use crate::shape::RopePairs;
 use crate::shape::RopeScaling;
+use crate::shape::WeightFormat;
 use crate::shape::WireDtype;
 use crate::units::UnitRange;
 use crate::wire::control::SamplingParameters;
@@ -59,7 +61,9 @@ pub(super) fn facts() -> ModelFacts {
         shape: shape(),
         bytes: unit_bytes.iter().copied().sum(),
         unit_bytes,
-        quantisation: "F32".to_owned(),
+        format: WeightFormat::F32,
+        source: None,
+        precisions: vec![MODEL],
         title: "toy".to_owned(),
     }
 }
@@ -84,6 +88,7 @@ pub(in crate::node) fn spec(prompt: Vec<Token>, max_tokens: u32) -> GenerateSpec
         trust: Trust::Known,
         patience: Span::ZERO,
         redundancy: Redundancy::NONE,
+        min_quant: None,
     }
 }
 
@@ -105,6 +110,7 @@ pub(super) fn config(name: u8) -> NodeConfig {
         machine: Machine { cores: 2, arithmetic: "toy-1".to_owned(), ..Machine::default() },
         allowed: BTreeSet::new(),
         serves: Serves::Anyone,
+        precisions: Precisions::default(),
         limits: Limits::default(),
         membership: MembershipConfig::default(),
         placement: PlacementConfig::default(),

@@ -82,7 +82,7 @@ fn kind(event: &StreamInput) -> u8 {
 pub(super) fn delivered(request: RequestId, delivery: &Delivery) -> (u64, u32) {
     let what = match delivery {
         Delivery::Token { token, .. } => token.0,
-        Delivery::Started(_) => u32::MAX,
+        Delivery::Started(..) => u32::MAX,
         Delivery::Finished(_) => u32::MAX - 1,
         Delivery::Failed(_) => u32::MAX - 2,
         Delivery::Waiting(_) => u32::MAX - 3,

@@ -192,7 +192,8 @@ fn another_holder_takes_the_place_of_one_that_does_not_answer() {
 
 /// The peers of the chain that answered.
 fn chain_of(world: &World, request: RequestId) -> Vec<PeerKey> {
-    let chain = |delivery: &Delivery| if let Delivery::Started(chain) = delivery { Some(chain.clone()) } else { None };
+    let chain =
+        |delivery: &Delivery| if let Delivery::Started(chain, _) = delivery { Some(chain.clone()) } else { None };
     let chain = world.deliveries(request).into_iter().find_map(|(_, delivery)| chain(delivery));
     chain.into_iter().flat_map(|chain| chain.stages().to_vec()).map(|stage| stage.peer).collect()
 }

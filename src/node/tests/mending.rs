@@ -42,7 +42,7 @@ pub(super) fn mended(world: &World, request: RequestId) -> Vec<Mended> {
 /// The name of the peer that serves a stage of the chain that answers.
 pub(super) fn serving(world: &World, request: RequestId, stage: usize) -> u8 {
     let chain = |delivery: &Delivery| match delivery {
-        Delivery::Started(chain) => Some(chain.clone()),
+        Delivery::Started(chain, _) => Some(chain.clone()),
         Delivery::Mended(mended) => Some(mended.chain.clone()),
         _ => None,
     };

@@ -63,6 +63,7 @@ use crate::session::streams::OpenFailure;
 use crate::session::streams::StreamIds;
 use crate::units::Chain;
 use crate::units::Stage;
+use crate::units::UnitWeights;
 use crate::wire::control::Commits;
 use crate::wire::control::FromStage;
 use crate::wire::control::ToStage;
@@ -207,6 +208,15 @@ impl Replicas {
             effects: Vec::new(),
         };
         (replicas, vec![Effect::Begin(redundancy)])
+    }
+
+    /// Says with whose weights the units are computed, before chains are leased. Chains that are compared, and those that go on with an
+    /// answer, need the same.
+    pub fn weigh(&mut self, weights: UnitWeights) {
+        for replica in self.replicas.values_mut() {
+            replica.requester.weigh(weights.clone());
+        }
+        self.job.weights = weights;
     }
 
     /// Leases the chains, in answer to [`Effect::Begin`]: all cut at the same units.
@@ -440,7 +450,8 @@ impl Replicas {
             | GenerateFailure::StageFailed { range, .. }
             | GenerateFailure::Misbehaved { range, .. }
             | GenerateFailure::Disputed { range, .. } => vec![range],
-            GenerateFailure::UnknownModel(_)
+            GenerateFailure::TooCoarse { .. }
+            | GenerateFailure::UnknownModel(_)
             | GenerateFailure::NothingAsked
             | GenerateFailure::TooLong { .. }
             | GenerateFailure::TooFewReplicas { .. }

@@ -14,6 +14,7 @@ use crate::shape::RopePairs;
 use crate::shape::RopeScaling;
 use crate::shape::WireDtype;
 use crate::units::UnitRange;
+use crate::units::UnitWeights;
 use crate::wire::commitment::Commitment;
 use crate::wire::control::Begins;
 use crate::wire::control::Feed;
@@ -291,6 +292,7 @@ fn job() -> Job {
     Job {
         session: SessionId::new([7; 16]),
         model: ModelId::new([9; 32]),
+        weights: UnitWeights::whole(ModelId::new([9; 32]), 6),
         shape,
         prompt: vec![Token(4); PROMPT as usize],
         parameters: SamplingParameters::default(),

@@ -12,6 +12,7 @@ use crate::shape::ModelShape;
 use crate::shape::WireDtype;
 use crate::units::Chain;
 use crate::units::Stage;
+use crate::units::UnitWeights;
 use crate::wire::control::Begins;
 use crate::wire::control::Commits;
 use crate::wire::control::Feed;
@@ -32,6 +33,8 @@ pub struct Job {
     pub session: SessionId,
     /// The model.
     pub model: ModelId,
+    /// With whose weights each unit is computed.
+    pub weights: UnitWeights,
     /// Its hyper-parameters.
     pub shape: ModelShape,
     /// The prompt's tokens, at least one.
@@ -74,10 +77,12 @@ impl Job {
     }
 
     pub(super) fn offer(&self, chain: &Chain, stage: StageIndex, epoch: Epoch, expires_after: Span) -> Offer {
+        let weights = chain.stage(stage).and_then(|stage| self.weights.of(stage.range));
         Offer {
             session: self.session,
             epoch,
             model: self.model,
+            weights: weights.unwrap_or(self.model),
             chain: chain.clone(),
             stage,
             rounding: self.rounding.clone().unwrap_or_else(|| self.rounding_of(chain)),

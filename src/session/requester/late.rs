@@ -86,7 +86,7 @@ impl Requester {
         let Commitment { session, epoch, model, range, end, .. } = signed.value;
         let usual = end.0.is_multiple_of(COMMIT_EVERY) || end >= self.job.prompt_length();
         let (budget, commits, newest) = (self.job.budget(), self.job.commits, self.epoch);
-        let of_session = session == self.job.session && model == self.job.model;
+        let of_session = session == self.job.session && Some(model) == self.job.weights.of(range);
         let control = self.control(index);
         let of_stage = signed.author == control.stage.peer && range == control.stage.range && control.began;
         if of_session && of_stage && commits == Commits::Yes && usual && end <= budget && epoch <= newest {

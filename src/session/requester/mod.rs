@@ -59,6 +59,7 @@ use crate::session::streams::StreamIds;
 use crate::shape::WireDtype;
 use crate::units::Chain;
 use crate::units::Stage;
+use crate::units::UnitWeights;
 use crate::wire::commitment::Commitment;
 use crate::wire::control::FromStage;
 use crate::wire::control::TailFinish;
@@ -265,6 +266,11 @@ impl Requester {
             effects: Vec::new(),
         };
         (requester, vec![Effect::Plan])
+    }
+
+    /// Says with whose weights the units are computed, in the chains that are leased from now on.
+    pub fn weigh(&mut self, weights: UnitWeights) {
+        self.job.weights = weights;
     }
 
     /// Leases a chain, in answer to [`Effect::Plan`]. It may have been cancelled since it asked.

@@ -10,6 +10,7 @@ use crate::shape::RopeScaling;
 use crate::shape::WireDtype;
 use crate::units::Stage;
 use crate::units::UnitRange;
+use crate::units::UnitWeights;
 use crate::wire::control::Break;
 use crate::wire::control::Commits;
 use crate::wire::control::Decline;
@@ -63,6 +64,7 @@ pub(super) fn job(prompt: usize) -> Job {
     Job {
         session: SessionId::new([7; 16]),
         model: ModelId::new([9; 32]),
+        weights: UnitWeights::whole(ModelId::new([9; 32]), 6),
         shape: shape(),
         prompt: vec![Token(4); prompt],
         parameters: SamplingParameters::default(),

@@ -36,8 +36,10 @@ pub struct Terms {
     pub epoch: Epoch,
     /// Who asked; the only one who may control the session.
     pub requester: PeerKey,
-    /// The model.
+    /// The model of the session.
     pub model: ModelId,
+    /// The model whose weights the stage computes with.
+    pub weights: ModelId,
     /// Its hyper-parameters.
     pub shape: ModelShape,
     /// Every stage.
@@ -85,6 +87,7 @@ impl Terms {
             epoch: offer.epoch,
             requester,
             model: offer.model,
+            weights: offer.weights,
             shape,
             range: stage.range,
             budget: offer.budget,

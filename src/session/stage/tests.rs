@@ -63,6 +63,7 @@ pub(super) fn offer(stage: u16) -> Offer {
         session: SESSION,
         epoch: Epoch(5),
         model: ModelId::new([9; 32]),
+        weights: ModelId::new([9; 32]),
         chain: chain(),
         stage: StageIndex(stage),
         rounding: Vec::new(),

@@ -93,7 +93,7 @@ impl LeasedStage {
                 peer: self.terms.peer(self.terms.stage),
                 session: self.terms.key.session,
                 epoch: flight.epoch,
-                model: self.terms.model,
+                model: self.terms.weights,
                 range: self.terms.range,
                 end: at,
                 received: trails.received.until(at)?,

@@ -51,10 +51,14 @@ impl TryFrom<proto::Offer> for Offer {
             (Some(_), false) => return Err(BadMessage::Unexpected { field: "offer sampling" }),
         }
         let expires_after = Span(offer.expires_after_micros);
+        let model = ModelId::new(array("offer model", &offer.model)?);
+        let weights =
+            if offer.weights.is_empty() { model } else { ModelId::new(array("offer weights", &offer.weights)?) };
         Ok(Self {
             session: SessionId::new(array("offer session", &offer.session)?),
             epoch: Epoch(offer.epoch),
-            model: ModelId::new(array("offer model", &offer.model)?),
+            model,
+            weights,
             rounding: rounding(&offer.rounding, chain.units())?,
             chain,
             stage,
@@ -71,10 +75,12 @@ impl From<&Offer> for proto::Offer {
     fn from(offer: &Offer) -> Self {
         let rounding =
             |&(boundary, dtype): &(u16, WireDtype)| proto::Rounding { boundary: boundary.into(), dtype: dtype.code() };
+        let weights = if offer.weights == offer.model { &[][..] } else { offer.weights.as_bytes() };
         Self {
             session: offer.session.as_bytes().to_vec().into(),
             epoch: offer.epoch.0,
             model: offer.model.as_bytes().to_vec().into(),
+            weights: weights.to_vec().into(),
             chain: stages(&offer.chain),
             stage: offer.stage.0.into(),
             rounding: offer.rounding.iter().map(rounding).collect(),

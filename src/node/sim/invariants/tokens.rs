@@ -65,7 +65,7 @@ impl Answer {
             return Err(format!("{request:?} goes on after its end: {delivery:?}"));
         }
         match delivery {
-            Delivery::Started(_) => self.starts(rounding),
+            Delivery::Started(..) => self.starts(rounding),
             Delivery::Waiting(_) | Delivery::Mended(_) | Delivery::Caught(_) => {}
             Delivery::Token { position, token, .. } => return self.shows(request, *position, *token),
             Delivery::Finished(_) => {
