@@ -375,7 +375,8 @@ impl Daemon {
             Ok(model) => model,
             Err(error) => return drop(reply.send(refused(error.to_string()))),
         };
-        let is_held = self.node.holdings().iter().any(|holding| holding.model == model);
+        let family = self.node.family(model);
+        let is_held = self.node.holdings().iter().any(|holding| family.contains(&holding.model));
         if change == ModelChange::Remove && is_held {
             let reason = "this peer serves the model: start it without the model first".to_owned();
             return drop(reply.send(refused(reason)));

@@ -128,7 +128,13 @@ impl Library {
         let (demo, mut servable): (Vec<Entry>, Vec<Entry>) =
             self.entries().into_iter().partition(|entry| entry.weights == Place::Embedded);
         servable.retain(|entry| !self.held(entry.id).is_empty());
-        servable.into_iter().chain(demo).map(|entry| entry.id).collect()
+        // What was made of a model here was made so that the model could be served.
+        let asked = |id| self.shelf().catalogue.source_of(id).unwrap_or(id);
+        let mut models: Vec<ModelId> = servable.into_iter().map(|entry| asked(entry.id)).collect();
+        models.sort_unstable();
+        models.dedup();
+        models.extend(demo.into_iter().map(|entry| entry.id));
+        models
     }
 
     /// The units of a model all of whose weights are on this machine.
@@ -144,6 +150,13 @@ impl Library {
             shelf.catalogue.derive(source, format)?;
         }
         shelf.catalogue.missing(model, range)
+    }
+
+    /// Says of all tensors that a range of units needs that they are not here only until others were made of them.
+    pub(super) fn keep(&self, model: ModelId, range: UnitRange) -> Result<(), CatalogueError> {
+        let manifest = self.shelf().catalogue.described(model)?;
+        let passing = manifest.tensors_of(range).filter(|entry| self.tensors.is_passing(entry.hash));
+        passing.map(|entry| Ok(self.tensors.set_passing(entry.hash, false)?)).collect()
     }
 
     /// How a tensor that is missing is made, if it is not fetched, and whether what it is made of is here.

@@ -26,6 +26,15 @@ pub(super) enum MakeError {
     Length { expected: u64, got: u64 },
     #[error(transparent)]
     Disk(#[from] TensorError),
+    #[error("quantising broke off: {0}")]
+    BrokeOff(String),
+}
+
+impl MakeError {
+    /// Whether it would end the same way every time.
+    pub(super) const fn is_final(&self) -> bool {
+        matches!(self, Self::Quantise(_) | Self::Length { .. })
+    }
 }
 
 impl Library {

@@ -133,6 +133,8 @@ impl Node {
         let known = facts.precisions.iter().filter(|model| is_free(model)).filter_map(|model| self.models.get(model));
         let all_needs: Vec<Needs> = known.filter(may_hold).map(|facts| needs(facts)).collect();
         let family: BTreeSet<ModelId> = facts.precisions.iter().copied().collect();
+        let is_part = |asked: &ModelId| self.models.get(asked).is_some_and(|asked| asked.precisions.contains(&model));
+        let all_needs = if self.holdings.served.keys().any(is_part) { Vec::new() } else { all_needs };
         let budget = self.config.memory.minus(self.holdings.claimed(self.config.memory));
         let offer = match policy {
             HoldPolicy::Pinned(range) => Offer { budget, max_units: None, pinned: Some(range) },

@@ -209,6 +209,12 @@ impl Stages {
         self.scheduler.due(self.idle, self.pass_time, self.readers()).filter(|_| is_idle)
     }
 
+    /// Stages of the longest chain that has a reader.
+    fn longest_chain(&self) -> usize {
+        let decoding = self.leased.values().filter(|leased| leased.last == Some(Kind::Decode));
+        decoding.map(|leased| leased.stage.terms().chain.stages().len()).max().unwrap_or_default()
+    }
+
     /// Stages that have a reader.
     fn readers(&self) -> usize {
         self.leased.values().filter(|leased| leased.last == Some(Kind::Decode)).count()
@@ -586,7 +592,8 @@ impl Node {
                 }
             }
         }
-        let together = in_step(self.stages.readers(), self.stages.decode_time, self.stages.away_time);
+        let together =
+            in_step(self.stages.readers(), self.stages.longest_chain(), self.stages.decode_time, self.stages.away_time);
         self.stages.scheduler.let_go_together(together);
     }
 

@@ -107,7 +107,7 @@ pub struct Offer {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CannotServe {
     /// No precision is allowed.
-    #[error("none of the precisions that this peer may serve is one of the model's")]
+    #[error("it is served at another precision already, or at none of those that this peer may serve")]
     NothingAsked,
     /// Not even the smallest unit fits.
     #[error("the smallest unit needs {expected}, got {got}")]

@@ -60,11 +60,13 @@ impl Sight {
         for other in &mut self.others {
             other.holdings.retain(|holding| family.contains(&holding.model) && holding.range.end() <= units);
         }
-        let mut since = std::mem::take(&mut self.since);
+        let since = std::mem::take(&mut self.since);
         let said = self.others.iter().flat_map(|other| other.holdings.iter().map(|holding| (other.peer, holding)));
         for (peer, holding) in said.filter(|(_, holding)| holding.state != HoldingState::Ready) {
             let key = (peer, holding.range, holding.state);
-            self.since.insert(key, since.remove(&key).unwrap_or(now));
+            // The same range may be said of two precisions.
+            let first = since.get(&key).copied().unwrap_or(now);
+            self.since.entry(key).or_insert(first);
         }
     }
 

@@ -163,8 +163,18 @@ const MOST_PATIENCE: Span = Span::millis(4);
 ///
 /// Sessions that go together arrive everywhere together: while one stage computes them all, the others have nothing to do. If a session is
 /// for `away` with the other stages for each `pass` of this one, then this stage has work all the time, and the others have theirs, when so
-/// many of them are here as of the time of a round is spent here. Where one stage is all of the chain, nobody is away, and all go together.
-pub fn in_step(readers: usize, pass: Span, away: Span) -> usize {
+/// many of them are here as of the time of a round is spent here. Where one stage is all of the chain nobody is away, and a stage that is
+/// much faster than the others keeps nobody waiting: there all go together.
+///
+/// - `stages`: of the longest of their chains
+/// - `pass`: how long a batch of decode steps takes here; zero while unknown
+pub fn in_step(readers: usize, stages: usize, pass: Span, away: Span) -> usize {
+    let others = stages.saturating_sub(1) as u128;
+    // Three quarters, so that equal stages whose times differ by chance are equal.
+    let is_fast = 4 * u128::from(pass.0) * others < 3 * u128::from(away.0);
+    if pass == Span::ZERO || others == 0 || is_fast {
+        return readers.max(1);
+    }
     let round = u128::from(pass.0) + u128::from(away.0);
     let here = (readers as u128 * u128::from(pass.0)).div_ceil(round.max(1));
     usize::try_from(here).unwrap_or(usize::MAX).clamp(1, readers.max(1))

@@ -404,15 +404,17 @@ proptest! {
 fn as_many_go_together_as_keep_every_stage_at_work() {
     let millis = Span::millis;
 
-    // Two stages alike, one that takes three quarters of the round, and one far from the others.
-    assert_eq!(in_step(16, millis(10), millis(10)), 8);
-    assert_eq!(in_step(16, millis(30), millis(10)), 12);
-    assert_eq!(in_step(16, millis(10), millis(90)), 2);
-    // One stage that is the whole chain, and a single reader.
-    assert_eq!(in_step(50, millis(40), Span(300)), 50);
-    assert_eq!(in_step(1, millis(10), millis(90)), 1);
-    assert_eq!(in_step(0, Span::ZERO, Span::ZERO), 1);
-    assert_eq!(in_step(usize::MAX, Span(u64::MAX), Span::ZERO), usize::MAX);
+    // Two stages alike, three alike, and one that takes three quarters of the round.
+    assert_eq!(in_step(16, 2, millis(10), millis(10)), 8);
+    assert_eq!(in_step(16, 3, millis(10), millis(20)), 6);
+    assert_eq!(in_step(16, 2, millis(30), millis(10)), 12);
+    // One that is much faster than the others, one that is the whole chain, and one of which nothing is known.
+    assert_eq!(in_step(16, 2, millis(10), millis(90)), 16);
+    assert_eq!(in_step(50, 1, millis(40), Span(300)), 50);
+    assert_eq!(in_step(64, 2, Span::ZERO, millis(90)), 64);
+    assert_eq!(in_step(1, 2, millis(10), millis(10)), 1);
+    assert_eq!(in_step(0, 0, Span::ZERO, Span::ZERO), 1);
+    assert_eq!(in_step(usize::MAX, usize::MAX, Span(u64::MAX), Span::ZERO), usize::MAX);
 }
 
 #[test]

@@ -368,6 +368,11 @@ impl Catalogue {
         Ok(id)
     }
 
+    /// The model that one was made of by quantising, if it is in the catalogue.
+    pub fn source_of(&self, id: ModelId) -> Option<ModelId> {
+        self.index.source_of(id).filter(|source| self.entries.contains_key(source))
+    }
+
     /// Gives a model a name of this machine's own, in place of the one it had.
     ///
     /// # Errors
@@ -384,12 +389,14 @@ impl Catalogue {
     /// # Errors
     /// `Unknown` or `Io`.
     pub fn set_private(&mut self, id: ModelId, private: bool) -> Result<(), CatalogueError> {
+        // A model that was made of another is private where that is.
+        let id = self.index.source_of(id).filter(|source| self.entries.contains_key(source)).unwrap_or(id);
         let entry = self.entries.get_mut(&id).ok_or(CatalogueError::Unknown { id })?;
         entry.private = private;
         models_file::write(&self.path, &self.entries)
     }
 
-    /// Forgets a model, with what came of it from other peers and is part of no other one. An imported file stays where it is. How many
+    /// Forgets a model and those that were made of it, with what came of it from other peers and is part of no other one. An imported file stays where it is. How many
     /// bytes that frees.
     ///
     /// # Errors
@@ -399,11 +406,14 @@ impl Catalogue {
         if entry.weights == Place::Embedded {
             return Err(CatalogueError::BuiltIn { id });
         }
+        let mut freed = Bytes::ZERO;
+        for made in self.index.derived_from(id) {
+            freed = freed.plus(self.remove(made)?);
+        }
         // Without a manifest there is nothing to tell what is its.
         let _ = self.described(id);
         self.entries.remove(&id);
         models_file::write(&self.path, &self.entries)?;
-        let mut freed = Bytes::ZERO;
         for (blob, tensor) in self.index.forget(id) {
             let bytes = match tensor {
                 Some(bytes) => self.tensors.remove(blob, bytes)?,

@@ -83,6 +83,38 @@ impl Index {
         free
     }
 
+    /// A tensor that a model lacks. What a derived model shares with its source is the source's, which is what others say that they have.
+    fn missing(&self, id: ModelId, manifest: &Manifest, tensor: BlobHash) -> Option<Missing> {
+        let entry = manifest.tensors.iter().find(|entry| entry.hash == tensor)?;
+        match (&manifest.derivation, self.sources.get(&id)) {
+            (Some(derivation), Some(source)) if manifest.made_from(entry).is_none() => {
+                Missing::of(*source, &derivation.source, tensor)
+            }
+            _ => Missing::of(id, manifest, tensor),
+        }
+    }
+
+    /// Whether a tensor is made here by quantising another, in any of the models.
+    fn is_made(&self, tensor: BlobHash) -> bool {
+        self.models(tensor).any(|(id, index)| self.is_made_for(id, index))
+    }
+
+    fn is_made_for(&self, id: ModelId, index: Option<usize>) -> bool {
+        let manifest = self.manifests.get(&id);
+        let entry = manifest.zip(index).and_then(|(manifest, index)| Some((manifest, manifest.tensors.get(index)?)));
+        entry.is_some_and(|(manifest, entry)| manifest.made_from(entry).is_some())
+    }
+
+    /// The models that were made of one.
+    pub(super) fn derived_from(&self, source: ModelId) -> Vec<ModelId> {
+        self.sources.iter().filter(|(_, of)| **of == source).map(|(id, _)| *id).collect()
+    }
+
+    /// The model that one was made of.
+    pub(super) fn source_of(&self, id: ModelId) -> Option<ModelId> {
+        self.sources.get(&id).copied()
+    }
+
     fn models(&self, blob: BlobHash) -> impl Iterator<Item = (ModelId, Option<usize>)> {
         self.blobs.get(&blob).into_iter().flatten().copied()
     }
@@ -251,7 +283,7 @@ impl Catalogue {
         let (manifest, files) = (self.described(id)?, self.files(id));
         let missing = manifest.tensors_of(range).filter(|tensor| self.spot(id, tensor, files.as_deref()).is_none());
         let missing: BTreeSet<BlobHash> = missing.map(|tensor| tensor.hash).collect();
-        Ok(missing.into_iter().filter_map(|tensor| Missing::of(id, &manifest, tensor)).collect())
+        Ok(missing.into_iter().filter_map(|tensor| self.index.missing(id, &manifest, tensor)).collect())
     }
 
     /// The tensors that a stage of `range` needs.
@@ -293,14 +325,14 @@ impl Catalogue {
 
     /// A tensor of any model of the catalogue, if it is on this machine.
     pub fn locate(&mut self, tensor: BlobHash) -> Option<Located> {
+        // What was made here cannot be verified by whoever is given it; nor is it another model's that names a tensor so.
+        if self.index.is_made(tensor) {
+            return None;
+        }
         let of: Vec<(ModelId, Option<usize>)> = self.index.models(tensor).collect();
         of.into_iter().find_map(|(id, index)| {
             let manifest = Arc::clone(self.index.manifests.get(&id)?);
             let entry = manifest.tensors.get(index?)?;
-            // What was made here cannot be verified by whoever is given it.
-            if manifest.made_from(entry).is_some() {
-                return None;
-            }
             let spot = self.stored(entry).or_else(|| {
                 let files = self.files(id);
                 self.spot(id, entry, files.as_deref())
@@ -365,7 +397,9 @@ impl Catalogue {
 
     /// Whether a blob is part of a model that is for everybody.
     pub fn is_public(&self, blob: BlobHash) -> bool {
-        self.index.models(blob).any(|(id, _)| self.entry(id).is_some_and(|entry| !entry.private))
+        let is_public = |id| self.entry(id).is_some_and(|entry| !entry.private);
+        // What is made of a private model tells what that is.
+        self.index.models(blob).any(|(id, _)| is_public(id) && self.index.source_of(id).is_none_or(is_public))
     }
 
     /// A tensor's bytes turned out wrong: it is missing from now on. One in an imported file stays there as it is, and one that came from
@@ -385,8 +419,10 @@ impl Catalogue {
     }
 
     fn missing_of(&self, tensor: BlobHash) -> Option<Missing> {
-        let (id, _) = self.index.models(tensor).find(|(_, index)| index.is_some())?;
-        Missing::of(id, self.index.manifests.get(&id)?, tensor)
+        let of = || self.index.models(tensor).filter(|(_, index)| index.is_some());
+        let made = of().find(|(id, index)| self.index.is_made_for(*id, *index));
+        let (id, _) = made.or_else(|| of().next())?;
+        self.index.missing(id, self.index.manifests.get(&id)?, tensor)
     }
 
     /// The tensors that came from other peers.

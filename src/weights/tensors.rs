@@ -5,6 +5,7 @@
 //!  tensors/incoming/abcd…-N on its way: of its full length N, with holes
 //!  tensors/outlines/abcd…   what its pieces hash to, also of tensors that lie in imported files
 //!  tensors/damaged/abcd…    empty: it was found damaged, and has not come again
+//!  tensors/passing/abcd…    empty: it is here only until others were made of it by quantising
 //!  tensors/made/abcd…       of a tensor that was made by quantising another, and so is not called by its hash: its hash
 //! ```
 //!
@@ -35,6 +36,7 @@ const INCOMING: &str = "incoming";
 const OUTLINES: &str = "outlines";
 const DAMAGED: &str = "damaged";
 const MADE: &str = "made";
+const PASSING: &str = "passing";
 
 /// The operating system refused.
 #[derive(Debug, Error)]
@@ -78,11 +80,16 @@ impl Tensors {
     /// # Errors
     /// [`TensorError`].
     pub fn open(directory: &Path) -> Result<Self, TensorError> {
-        for part in [INCOMING, OUTLINES, DAMAGED, MADE] {
+        for part in [INCOMING, OUTLINES, DAMAGED, MADE, PASSING] {
             let path = directory.join(part);
             fs::create_dir_all(&path).map_err(failed("create", &path))?;
         }
-        Ok(Self { directory: directory.to_owned() })
+        let tensors = Self { directory: directory.to_owned() };
+        // A run that ended meanwhile may have left whole ones, which nobody would remove.
+        for tensor in tensors.marked(PASSING)? {
+            remove(&tensors.path(tensor))?;
+        }
+        Ok(tensors)
     }
 
     /// Whether a tensor of that length is here, whole. It may turn out damaged when read.
@@ -184,7 +191,25 @@ impl Tensors {
     /// # Errors
     /// [`TensorError`].
     pub fn damaged(&self) -> Result<BTreeSet<BlobHash>, TensorError> {
-        let directory = self.directory.join(DAMAGED);
+        self.marked(DAMAGED)
+    }
+
+    /// Says whether a tensor is here only until others were made of it.
+    ///
+    /// # Errors
+    /// [`TensorError`].
+    pub fn set_passing(&self, tensor: BlobHash, passing: bool) -> Result<(), TensorError> {
+        let path = self.directory.join(PASSING).join(tensor.to_string());
+        if passing { File::create(&path).map(drop).map_err(failed("write", &path)) } else { remove(&path).map(drop) }
+    }
+
+    /// Whether a tensor is here only until others were made of it.
+    pub fn is_passing(&self, tensor: BlobHash) -> bool {
+        self.directory.join(PASSING).join(tensor.to_string()).is_file()
+    }
+
+    fn marked(&self, part: &str) -> Result<BTreeSet<BlobHash>, TensorError> {
+        let directory = self.directory.join(part);
         let entries = fs::read_dir(&directory).map_err(failed("list", &directory))?;
         // What is called otherwise is no mark.
         Ok(entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect())
@@ -201,6 +226,7 @@ impl Tensors {
             self.outline_path(tensor),
             self.mark_path(tensor),
             self.made_path(tensor),
+            self.directory.join(PASSING).join(tensor.to_string()),
         ];
         paths.iter().map(|path| remove(path)).sum()
     }
@@ -404,6 +430,27 @@ mod tests {
 
             assert_eq!(tensors.outline(outline.blob(), Bytes(BYTES)), None);
         }
+    }
+
+    #[test]
+    fn what_only_passes_through_is_gone_after_a_restart_unless_it_is_wanted_for_itself() {
+        let (directory, tensors) = empty();
+        let (data, outline) = sample();
+        let bring = || {
+            let incoming = tensors.begin(outline.blob(), Bytes(BYTES)).unwrap();
+            (0..).zip(data.chunks(PIECE as usize)).for_each(|(piece, bytes)| incoming.write(piece, bytes).unwrap());
+            incoming.finish().unwrap();
+        };
+        tensors.set_passing(outline.blob(), true).unwrap();
+        bring();
+        assert!(tensors.holds(outline.blob(), Bytes(BYTES)) && tensors.is_passing(outline.blob()));
+
+        let again = Tensors::open(directory.path()).unwrap();
+        assert!(!again.holds(outline.blob(), Bytes(BYTES)));
+
+        bring();
+        tensors.set_passing(outline.blob(), false).unwrap();
+        assert!(Tensors::open(directory.path()).unwrap().holds(outline.blob(), Bytes(BYTES)));
     }
 
     #[test]

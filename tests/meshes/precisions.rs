@@ -6,7 +6,6 @@ use serde_json::Value;
 
 use super::STORY;
 use super::new_network;
-use super::units;
 use super::wait_until_all_are_connected;
 use crate::support::Peer;
 use crate::support::folder;
@@ -14,6 +13,9 @@ use crate::support::text;
 use crate::support::wait_for;
 
 const TOKENS: &str = "48";
+
+/// Memory for six units of [`model`] as `Q8_0`, with their keys and values and the working memory of a pass, but not as halves.
+const SMALL: &str = "17400KiB";
 
 /// 10 units of halves, about 20 MB.
 fn model() -> RandomModel {

@@ -15,6 +15,7 @@ use crate::daemon::pull::Wish;
 use crate::daemon::pull::survey::Lack;
 use crate::daemon::pull::survey::Made;
 use crate::daemon::pull::survey::PASSING;
+use crate::daemon::quantising::MakeError;
 use crate::ids::BlobHash;
 use crate::weights::lookup::Missing;
 use crate::weights::lookup::Recipe;
@@ -39,11 +40,14 @@ pub(super) struct Later {
 enum State {
     /// What it is made of is being fetched.
     Fetching,
-    /// What it is made of is here, and stays or not.
-    Ready { stays: bool },
+    /// What it is made of is here.
+    Ready,
     /// It is being made.
-    Making { stays: bool },
+    Making,
 }
+
+/// Tensors that could not be quantised, at most (arbitrary).
+const MAX_HOPELESS: usize = 1_024;
 
 impl Task {
     /// What is being fetched, made, or waits for that.
@@ -64,7 +68,7 @@ impl Task {
     }
 
     pub(super) fn is_making(&self) -> bool {
-        self.products.values().any(|product| matches!(product.state, State::Making { .. }))
+        self.products.values().any(|product| product.state == State::Making)
     }
 
     /// Has a tensor made, as soon as there is room for what it is made of.
@@ -80,22 +84,39 @@ impl Task {
         }
     }
 
+    /// Bytes that what is made here, and what is fetched for it, will yet take on the disk.
+    pub(super) fn room_for_products(&self) -> Bytes {
+        let products = self.products.values().map(|product| product.recipe.bytes);
+        let later = self.later.iter().map(|later| later.lack.missing.bytes);
+        let all: Bytes = products.chain(later).sum();
+        if self.later.is_empty() { all } else { all.plus(PASSING) }
+    }
+
+    /// Why a tensor that is lacked cannot be made, if that was tried.
+    pub(super) fn is_hopeless(&self, lack: &Lack) -> Option<String> {
+        self.hopeless.get(&lack.missing.tensor).cloned()
+    }
+
     /// All of a tensor is here: what waited for it can be made.
-    pub(super) fn make_of(&mut self, source: BlobHash, stays: bool) {
+    pub(super) fn make_of(&mut self, source: BlobHash) {
         let of_it = self.products.values_mut().filter(|product| product.recipe.source.tensor == source);
         for product in of_it.filter(|product| product.state == State::Fetching) {
-            product.state = State::Ready { stays };
+            product.state = State::Ready;
         }
         self.go_on_making();
     }
 
     /// A tensor is made, or could not be.
-    pub(super) fn made(&mut self, tensor: BlobHash, made: Result<(), String>) {
+    pub(super) fn made(&mut self, tensor: BlobHash, made: Result<(), MakeError>) {
         let Some(product) = self.products.remove(&tensor) else { return };
-        if product.state == (State::Making { stays: false }) {
-            self.discard(product.recipe.source.tensor, product.recipe.source.bytes);
+        self.discard(&product.recipe.source);
+        if let Err(error) = &made
+            && error.is_final()
+            && self.hopeless.len() < MAX_HOPELESS
+        {
+            self.hopeless.insert(tensor, error.to_string());
         }
-        match made {
+        match made.map_err(|error| error.to_string()) {
             Ok(()) => {
                 if product.heals {
                     tracing::info!(tensor = tensor.short(), "weights that were damaged are whole again");
@@ -119,22 +140,39 @@ impl Task {
         for product in of_it.iter().filter_map(|tensor| self.products.remove(tensor)).collect::<Vec<_>>() {
             self.try_to_heal_later(product);
         }
+        self.go_on_making();
+    }
+
+    /// What was found damaged and cannot be made again, since nobody has what it is made of, makes room for others.
+    pub(super) fn put_off_unsourced(&mut self, unsourced: &BTreeSet<BlobHash>) {
+        let is_lacked = |tensor: &BlobHash| self.jobs.values().any(|lacking| lacking.tensors.contains(tensor));
+        let idle = self.products.iter().filter(|(tensor, product)| {
+            product.state == State::Fetching && unsourced.contains(&product.recipe.source.tensor) && !is_lacked(tensor)
+        });
+        for tensor in idle.map(|(tensor, _)| *tensor).collect::<Vec<_>>() {
+            if let Some(product) = self.products.remove(&tensor) {
+                self.unwant_material(product.recipe.source.tensor);
+                self.try_to_heal_later(product);
+            }
+        }
     }
 
     /// A tensor that no job lacks is not made any more, unless it heals. One that is just being made, is.
     pub(super) fn unmake(&mut self, tensor: BlobHash) {
         self.later.retain(|later| later.heals || later.lack.missing.tensor != tensor);
-        let is_idle = |product: &Product| !product.heals && !matches!(product.state, State::Making { .. });
+        let is_idle = |product: &Product| !product.heals && product.state != State::Making;
         if self.products.get(&tensor).is_some_and(is_idle)
             && let Some(product) = self.products.remove(&tensor)
         {
-            let source = product.recipe.source;
-            if self.wanted.get(&source.tensor).is_some_and(|wanted| !wanted.stays) {
-                self.unwant(source.tensor);
-            }
-            if product.state == (State::Ready { stays: false }) {
-                self.discard(source.tensor, source.bytes);
-            }
+            self.unwant_material(product.recipe.source.tensor);
+            self.discard(&product.recipe.source);
+        }
+    }
+
+    /// What a tensor is made of that is not made any more is not fetched any more, unless it is wanted for itself.
+    fn unwant_material(&mut self, source: BlobHash) {
+        if self.wanted.get(&source).is_some_and(|wanted| !wanted.stays) {
+            self.unwant(source);
         }
     }
 
@@ -149,17 +187,17 @@ impl Task {
             return;
         }
         let ready = self.products.iter_mut().find_map(|(tensor, product)| match product.state {
-            State::Ready { stays } => {
-                product.state = State::Making { stays };
+            State::Ready => {
+                product.state = State::Making;
                 Some((*tensor, product.recipe.clone()))
             }
-            State::Fetching | State::Making { .. } => None,
+            State::Fetching | State::Making => None,
         });
         let Some((tensor, recipe)) = ready else { return };
         let (library, heard) = (self.library.clone(), self.heard.clone());
         tokio::spawn(async move {
             let made = tokio::task::spawn_blocking(move || library.make(&recipe)).await;
-            let made = made.map_err(|error| error.to_string()).and_then(|made| made.map_err(|error| error.to_string()));
+            let made = made.unwrap_or_else(|error| Err(MakeError::BrokeOff(error.to_string())));
             // The task that is gone needs no news.
             let _ = heard.send(Heard::Made(tensor, made)).await;
         });
@@ -167,30 +205,35 @@ impl Task {
 
     fn has_room_for_next(&self) -> bool {
         let Some(next) = self.later.front() else { return false };
-        let passing: BTreeMap<BlobHash, Bytes> = self
-            .products
-            .values()
-            .filter(|product| !matches!(product.state, State::Ready { stays: true } | State::Making { stays: true }))
-            .map(|product| (product.recipe.source.tensor, product.recipe.source.bytes))
-            .collect();
-        passing.is_empty() || passing.into_values().sum::<Bytes>().plus(next.lack.fetched()) <= PASSING
+        let is_passing = |source: &Missing| self.library.tensors().is_passing(source.tensor);
+        let sources = self.products.values().map(|product| &product.recipe.source).filter(|source| is_passing(source));
+        let passing: BTreeMap<BlobHash, Bytes> = sources.map(|source| (source.tensor, source.bytes)).collect();
+        let fetched = next.lack.fetched();
+        let source = next.lack.made.as_ref().map(|made| made.recipe.source.tensor);
+        let costs_nothing = fetched == Bytes::ZERO || source.is_some_and(|source| passing.contains_key(&source));
+        costs_nothing || passing.is_empty() || passing.into_values().sum::<Bytes>().plus(fetched) <= PASSING
     }
 
     fn begin_making(&mut self, Later { lack, heals }: Later) {
         let Lack { missing, made: Some(Made { recipe, of }), .. } = lack else { return };
         let (tensor, source) = (missing.tensor, recipe.source.clone());
-        let state = if of.is_some() { State::Fetching } else { State::Ready { stays: true } };
+        // It may have come since somebody looked.
+        let of = of.filter(|_| !self.library.tensors().holds(source.tensor, source.bytes));
+        let state = if of.is_some() { State::Fetching } else { State::Ready };
         self.products.insert(tensor, Product { recipe, missing, heals, state });
         let Some(of) = of else { return };
+        let is_new = !self.wanted.contains_key(&source.tensor);
+        if is_new && let Err(error) = self.library.tensors().set_passing(source.tensor, true) {
+            tracing::warn!(tensor = source.tensor.short(), %error, "what tensors are made of will not be removed");
+        }
         self.want(*of, Wish { heals: false, stays: false });
         if self.wanted.contains_key(&source.tensor) {
             return;
         }
         // It was on its way when somebody looked, and is not any more.
-        if self.library.tensors().holds(source.tensor, source.bytes) {
-            return self.make_of(source.tensor, true);
+        if let Some(product) = self.products.remove(&tensor) {
+            self.try_to_heal_later(product);
         }
-        self.products.remove(&tensor);
         let lacking = self.jobs.iter().filter(|(_, lacking)| lacking.tensors.contains(&tensor));
         for job in lacking.map(|(job, _)| *job).collect::<Vec<Job>>() {
             self.jobs.remove(&job);
@@ -198,14 +241,15 @@ impl Task {
         }
     }
 
-    /// Removes what tensors were made of, if no other is to be made of it and it is not wanted for itself.
-    fn discard(&self, source: BlobHash, bytes: Bytes) {
-        let is_material = self.products.values().any(|product| product.recipe.source.tensor == source);
-        if is_material || self.wanted.contains_key(&source) {
+    /// Removes what tensors were made of, if it was only passing, no other is to be made of it, and it is not on its way.
+    fn discard(&self, source: &Missing) {
+        let tensors = self.library.tensors();
+        let is_material = self.products.values().any(|product| product.recipe.source.tensor == source.tensor);
+        if is_material || self.wanted.contains_key(&source.tensor) || !tensors.is_passing(source.tensor) {
             return;
         }
-        if let Err(error) = self.library.tensors().remove(source, bytes) {
-            tracing::warn!(tensor = source.short(), %error, "what a tensor was made of cannot be removed");
+        if let Err(error) = tensors.remove(source.tensor, source.bytes) {
+            tracing::warn!(tensor = source.tensor.short(), %error, "what a tensor was made of cannot be removed");
         }
     }
 

@@ -40,6 +40,7 @@ use crate::daemon::pull::survey::Damaged;
 use crate::daemon::pull::survey::Lack;
 use crate::daemon::pull::survey::Survey;
 use crate::daemon::pull::target::Target;
+use crate::daemon::quantising::MakeError;
 use crate::ids::BlobHash;
 use crate::ids::ModelId;
 use crate::ids::PeerKey;
@@ -114,7 +115,7 @@ enum Heard {
     /// A tensor is whole, or could not be made so.
     Whole(Arc<Target>, Result<(), String>),
     /// A tensor is made, or could not be.
-    Made(BlobHash, Result<(), String>),
+    Made(BlobHash, Result<(), MakeError>),
     /// A source's task has ended.
     Ended(PeerKey, u64),
 }
@@ -135,6 +136,7 @@ impl Puller {
             wanted: BTreeMap::new(),
             products: BTreeMap::new(),
             later: VecDeque::new(),
+            hopeless: BTreeMap::new(),
             new: VecDeque::new(),
             damaged: Vec::new(),
             heal_again: Time::ZERO,
@@ -205,6 +207,8 @@ struct Task {
     products: BTreeMap<BlobHash, Product>,
     /// What is to be made when what is being made of others has made room.
     later: VecDeque<Later>,
+    /// What cannot be made, with the reason: the source's weights are not such as can be quantised.
+    hopeless: BTreeMap<BlobHash, String>,
     /// Jobs for which it is not known yet what is missing.
     new: VecDeque<Job>,
     /// What was found damaged and is not wanted yet, and when to try.
@@ -248,7 +252,7 @@ impl Task {
         }
         self.surveys = true;
         let (had, wanted) = self.download.progress();
-        let expected = wanted.minus(had);
+        let expected = wanted.minus(had).plus(self.room_for_products());
         let survey = Survey { library: self.library.clone(), wanted: self.on_their_way(), expected };
         let job = self.new.pop_front();
         let damaged = if job.is_none() { std::mem::take(&mut self.damaged) } else { Vec::new() };
@@ -339,6 +343,9 @@ impl Task {
         if lacks.is_empty() {
             return self.tell(job, Ok(()));
         }
+        if let Some(reason) = lacks.iter().find_map(|lack| self.is_hopeless(lack)) {
+            return self.tell(job, Err(reason));
+        }
         let bytes = lacks.iter().map(Lack::fetched).sum();
         let tensors: BTreeSet<BlobHash> = lacks.iter().map(|lack| lack.missing.tensor).collect();
         tracing::info!(model = %job.0.short(), units = %job.1, %bytes, "fetching weights from other peers");
@@ -384,6 +391,9 @@ impl Task {
 
     fn want(&mut self, lack: Lack, Wish { heals, stays }: Wish) {
         let Lack { missing, begun, .. } = lack;
+        if stays {
+            self.keep(missing.tensor);
+        }
         if let Some(product) = self.products.get_mut(&missing.tensor) {
             product.heals |= heals;
             return;
@@ -406,6 +416,13 @@ impl Task {
             self.download.want(missing.tensor, target.bytes, there.as_ref());
         }
         self.wanted.insert(missing.tensor, Wanted { target, of: vec![missing], heals, stays });
+    }
+
+    /// A tensor is wanted for itself, and not only until others were made of it.
+    fn keep(&self, tensor: BlobHash) {
+        if let Err(error) = self.library.tensors().set_passing(tensor, false) {
+            tracing::warn!(tensor = tensor.short(), %error, "a tensor will have to be fetched again");
+        }
     }
 
     /// Who has what of all that is wanted.
@@ -454,7 +471,7 @@ impl Task {
             tracing::info!(tensor = tensor.short(), "weights that were damaged are whole again");
             wanted.of.iter().for_each(|missing| self.changed(missing.model));
         }
-        self.make_of(tensor, wanted.is_some_and(|wanted| wanted.stays));
+        self.make_of(tensor);
         self.is_here(tensor);
     }
 
@@ -505,7 +522,8 @@ impl Task {
 
     fn give_up_stalled(&mut self, now: Time) {
         let waited = now.since(self.last_piece);
-        if self.jobs.is_empty() || waited < NO_SOURCE || self.is_making() {
+        let is_idle = self.jobs.is_empty() && self.products.is_empty();
+        if is_idle || waited < NO_SOURCE || self.is_making() {
             return;
         }
         let unsourced: BTreeSet<BlobHash> = self.download.unsourced().into_iter().collect();
@@ -520,6 +538,8 @@ impl Task {
         if let Some((job, reason)) = stalled {
             self.give_up(job, reason);
         }
+        self.put_off_unsourced(&unsourced);
+        self.go_on_making();
     }
 
     /// A tensor cannot be written: those who need it cannot be helped now.
@@ -554,6 +574,7 @@ impl Task {
             }
         }
         self.tell(job, Err(reason));
+        self.go_on_making();
     }
 
     /// A tensor that no job lacks is not fetched any more, unless it heals or others are to be made of it.

@@ -71,6 +71,7 @@ impl Survey {
     /// What is in the way, in words.
     pub(super) fn of(&self, model: ModelId, range: UnitRange) -> Result<Vec<Lack>, String> {
         let missing = self.library.missing(model, range).map_err(|error| error.to_string())?;
+        self.library.keep(model, range).map_err(|error| error.to_string())?;
         let lacks: Vec<Lack> = missing.into_iter().map(|missing| self.lack(missing)).collect::<Result<_, _>>()?;
         let passing = lacks.iter().filter(|lack| lack.made.is_some()).map(|lack| lack.fetched().plus(PASSING)).max();
         let left = lacks.iter().map(|lack| lack.left).sum::<Bytes>().plus(passing.unwrap_or_default());

@@ -29,20 +29,23 @@ pub struct Derivation {
 }
 
 impl Manifest {
-    /// The model that quantising this one gives. `None` if that makes no tensor smaller, or if this one is itself derived.
+    /// The model that quantising this one gives. `None` if it is as coarse already, if that would save less than a twentieth, or if this
+    /// one is itself derived.
     ///
     /// Matrices get the format asked for; the one that makes logits at least `Q6_K`, since all of its rounding shows in every token. Where
     /// rows are no whole super-blocks it is `Q8_0`. Vectors, and what would not become smaller, stay as they are.
     pub fn derive(self: &Arc<Self>, format: WeightFormat) -> Option<Self> {
-        let is_possible = self.derivation.is_none() && quantise::TARGETS.contains(&format);
+        let is_coarser = self.main_format().is_some_and(|main| format.precision() < main.precision());
+        let is_possible = self.derivation.is_none() && is_coarser && quantise::TARGETS.contains(&format);
         if !is_possible || self.encode().len() + HEADER > MAX_MANIFEST {
             return None;
         }
         let head = self.shape.head_unit();
         let tensors: Vec<TensorEntry> = self.tensors.iter().map(|tensor| derived(tensor, head, format)).collect();
         let derivation = Some(Derivation { source: Arc::clone(self), format });
-        let is_smaller = tensors != self.tensors;
-        is_smaller.then(|| Self { shape: self.shape, vocabulary: self.vocabulary, tensors, derivation })
+        let made = Self { shape: self.shape, vocabulary: self.vocabulary, tensors, derivation };
+        let (before, after) = (u128::from(self.total_bytes().0), u128::from(made.total_bytes().0));
+        (20 * after <= 19 * before).then_some(made)
     }
 
     /// What a tensor of this model is quantised from: the source's tensor of the same name. `None` if it is not.
@@ -105,7 +108,8 @@ mod tests {
         assert_eq!(of(Q4K), [Q4K, Q8_0, F32, Q6K]);
         assert_eq!(of(Q4_0), [Q4_0, Q4_0, F32, Q6K]);
         assert_eq!(source.derive(F16), None, "no target");
-        assert_eq!(Arc::new(samples::manifest()).derive(Q8_0), None, "nothing becomes smaller");
+        assert_eq!(Arc::new(samples::manifest()).derive(Q8_0), None, "it is as coarse already");
+        assert_eq!(Arc::new(samples::manifest()).derive(Q6K), None, "rows of 32 stay");
     }
 
     #[test]
