@@ -28,6 +28,17 @@ pub(super) fn narrow(value: f32) -> u16 {
     sign | if magnitude < NORMAL { denormal } else { normal } as u16
 }
 
+/// A half for a scale of which multiples are taken: the nearest, but of denormals the next away from zero.
+///
+/// Their steps are so wide that the nearest might be far too small, or zero.
+#[inline(always)]
+pub(super) fn narrow_scale(value: f32) -> u16 {
+    const NORMAL: u16 = 0x400;
+    let half = narrow(value);
+    let short = half & 0x7FFF < NORMAL && widen(half).abs() < value.abs();
+    half + u16::from(short)
+}
+
 /// The half in bytes `at` and `at + 1` of a block.
 #[inline(always)]
 pub(super) fn half_at(block: &[u8], at: usize) -> f32 {
@@ -62,6 +73,14 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn scales_that_are_denormal_are_never_too_small() {
+        let step = widen(1);
+        let rounded = [0.0, -0.0, 1e-30, 0.3 * step, -1.1 * step, 7.0 * step, 1_023.4 * step, 1_024.4 * step];
+
+        assert_eq!(rounded.map(narrow_scale), [0, 0x8000, 1, 1, 0x8002, 7, 1_024, 1_024]);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! 1. Of every part a scale s is sought that leaves little of Σ w (x − s q)², where w is [`importance`]. Candidates of its quants
 //!    are q = round(−k x / largest), clamped, for k from 25 to 32½ in steps of ⅜, where `largest` is the first weight of largest
 //!    magnitude. The best s for such quants is Σ w x q / Σ w q²; it leaves Σ w x² − (Σ w x q)² / Σ w q². The first of the least counts.
-//! 2. The block's scale is that of the parts that is largest by magnitude, over −128, as a half.
+//! 2. The block's scale is that of the parts that is largest by magnitude, over −128, as a half ([`narrow_scale`]).
 //! 3. Part scales are rounded to multiples of it, from −128 to 127. Of that multiple and its two neighbours each part takes the
 //!    first whose quants round(x / s), clamped, leave least.
 //!
@@ -12,7 +12,7 @@
 
 use crate::quantise::fault::Fault;
 use crate::quantise::fault::bounded;
-use crate::quantise::halves::narrow;
+use crate::quantise::halves::narrow_scale;
 use crate::quantise::halves::widen;
 use crate::quantise::lanes::Columns;
 use crate::quantise::lanes::FLAT;
@@ -41,7 +41,7 @@ pub(super) fn encode(values: &[f32; 256]) -> Result<[u8; 210], Fault> {
     let halves = [0, 1].map(|half| Parts::new(&values.as_chunks().0.as_chunks().0[half]));
     let scales = halves.each_ref().map(Parts::search);
     let larger = |largest: f32, scale: &f32| if scale.abs() > largest.abs() { *scale } else { largest };
-    let stored = narrow(scales.as_flattened().iter().fold(0.0, larger) / -128.0);
+    let stored = narrow_scale(scales.as_flattened().iter().fold(0.0, larger) / -128.0);
     let scale = widen(stored);
     if scale.is_infinite() {
         return Err(Fault::TooLarge);

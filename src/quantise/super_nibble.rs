@@ -7,7 +7,7 @@
 //!    (q, y) follows from Σ w, Σ w y, Σ w q, Σ w q² and Σ w y q; where its minimum is below 0 it is 0, and the best scale for
 //!    that is taken. The first of the least counts. Where quants are too alike for a line, a candidate does not count; if
 //!    none does, s is range / 15 or range / 31 and m is −low.
-//! 2. The block's scale and minimum are the largest of its parts', over 63, as halves.
+//! 2. The block's scale and minimum are the largest of its parts', over 63, as halves ([`narrow_scale`]).
 //! 3. Part scales and minima are rounded to multiples of these. Of the nine pairs of those multiples and their neighbours each part
 //!    takes the first whose quants round((x + m) / s), clamped, leave least; the middle one is the first.
 //!
@@ -16,7 +16,7 @@
 
 use crate::quantise::fault::Fault;
 use crate::quantise::fault::bounded;
-use crate::quantise::halves::narrow;
+use crate::quantise::halves::narrow_scale;
 use crate::quantise::halves::widen;
 use crate::quantise::lanes::Columns;
 use crate::quantise::lanes::FLAT;
@@ -129,7 +129,7 @@ fn quant<const TOP: u8>(value: f32) -> f32 {
 
 /// The block's scale of what parts have, as a half.
 fn stored(parts: &Lanes) -> Result<u16, Fault> {
-    let half = narrow(parts.iter().fold(0.0, |largest, part| higher(*part, largest)) / 63.0);
+    let half = narrow_scale(parts.iter().fold(0.0, |largest, part| higher(*part, largest)) / 63.0);
     if widen(half).is_infinite() { Err(Fault::TooLarge) } else { Ok(half) }
 }
 
