@@ -11,6 +11,9 @@ mod kills;
 #[path = "meshes/leaving.rs"]
 mod leaving;
 #[cfg(target_os = "linux")]
+#[path = "meshes/memory.rs"]
+mod memory;
+#[cfg(target_os = "linux")]
 #[path = "meshes/replicas.rs"]
 mod replicas;
 mod support;

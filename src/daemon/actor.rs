@@ -464,7 +464,7 @@ impl Daemon {
     /// Serves a model of the catalogue under a policy.
     pub(super) fn serve(&mut self, model: ModelId, policy: HoldPolicy) {
         let Some(facts) = self.know(model) else { return };
-        self.bridge.offer(model, facts.shape);
+        self.bridge.offer(facts);
         self.feed(Input::Serve { model, policy });
     }
 

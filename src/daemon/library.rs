@@ -260,12 +260,10 @@ async fn fetch(mesh: &Mesh, peer: PeerKey, model: ModelId) -> Result<(Bytes, Byt
 
 /// What the node needs of a manifest.
 fn facts(id: ModelId, manifest: &Manifest, title: String) -> ModelFacts {
-    let units = manifest.shape.units();
-    let bytes_of = |unit| UnitRange::new(unit, unit + 1).map_or(amounts::Bytes::ZERO, |one| manifest.weight_bytes(one));
     ModelFacts {
         id,
         shape: manifest.shape,
-        unit_bytes: (0..units).map(bytes_of).collect(),
+        footprint: manifest.footprint(),
         bytes: manifest.total_bytes(),
         quantisation: manifest.main_format().map(|format| format.to_string()).unwrap_or_default(),
         title,
