@@ -21,7 +21,7 @@
 //!
 //! | floor | modules | knows |
 //! |---|---|---|
-//! | 0 words | [`ids`] [`units`] [`amounts`] [`shape`] [`elementary`] [`quantise`] | std |
+//! | 0 words | [`ids`] [`units`] [`amounts`] [`shape`] [`estimate`] [`elementary`] [`quantise`] | std |
 //! | 1 messages | [`wire`] (one door in per message), [`keys`] | prost, ed25519-dalek, blake3 |
 //! | 2 decisions, pure | [`membership`] [`placement`] [`routing`] [`session`] [`scheduler`] [`ledger`] [`sampling`] [`swarm`] | no clock, no await, no I/O; siblings are strangers |
 //! | 3 the node, pure | [`node`]: composes floor 2; `Input` in, `Action` out | |
@@ -46,6 +46,7 @@ pub mod daemon;
 pub mod demo;
 pub mod elementary;
 pub mod engine;
+pub mod estimate;
 pub mod ids;
 pub mod keys;
 pub mod ledger;

@@ -317,21 +317,6 @@ impl ModelShape {
         kv_bytes(self.kv_width(), positions).times(u64::from(self.blocks_in(range)))
     }
 
-    /// Bytes of working memory of an engine whose passes have up to `rows` rows and compute the logits of up to `decodes` of them,
-    /// over `positions` of context.
-    ///
-    /// A pass keeps all of its matrices at a time: hidden states, their norm and what is added to them; queries, keys, values
-    /// and what was attended; gate and up; the widest input rounded. Scores are per thread, of which there are about as
-    /// many as key/value heads.
-    pub fn scratch_bytes(&self, rows: u32, decodes: u32, positions: Position) -> Bytes {
-        let (width, feed) = (u64::from(self.width), u64::from(self.feed_forward));
-        let query = u64::from(self.heads) * u64::from(self.head_dim);
-        let row = 3 * width + 2 * query + 2 * u64::from(self.kv_width()) + 2 * feed + width.max(query).max(feed);
-        let scores = u64::from(self.heads) * u64::from(positions.0);
-        let logits = u64::from(self.vocab) * u64::from(decodes);
-        Bytes(4).times(row).times(u64::from(rows)).plus(Bytes(4).times(scores)).plus(Bytes(4).times(logits))
-    }
-
     /// The work of feeding `count` positions, the first at `first`, through `range`: twice the active
     /// parameters per position, plus attention over all earlier positions, in whole MFLOP rounded up.
     ///

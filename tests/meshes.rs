@@ -10,6 +10,9 @@ mod churn;
 mod kills;
 #[path = "meshes/leaving.rs"]
 mod leaving;
+#[cfg(target_os = "linux")]
+#[path = "meshes/memory.rs"]
+mod memory;
 #[path = "meshes/precisions.rs"]
 mod precisions;
 #[cfg(target_os = "linux")]

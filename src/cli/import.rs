@@ -26,9 +26,10 @@ pub(crate) async fn import(root: &Path, file: &Path, form: Form) -> anyhow::Resu
     if form == Form::Json {
         return output::json(&imported);
     }
-    let size = Bytes(imported.bytes);
+    let (size, memory) = (Bytes(imported.bytes), Bytes(imported.memory_bytes));
     output::line(format!("{}  {}", imported.id, imported.title))?;
     output::line(format!("{} {}, {} units, {size}", imported.architecture, imported.quantisation, imported.units))?;
+    output::line(format!("To hold all of it takes {memory} of memory."))?;
     output::line(format!("Serve it with `brigade up --model {}`.", output::short(&imported.id)))?;
     Ok(())
 }

@@ -83,6 +83,7 @@ fn models_text(models: &[ModelView]) -> String {
                 model.architecture.clone(),
                 model.quantisation.clone(),
                 Bytes(model.bytes).to_string(),
+                memory(model.memory_bytes),
                 model.units.to_string(),
                 model.context.to_string(),
                 on_disk(model),
@@ -91,9 +92,26 @@ fn models_text(models: &[ModelView]) -> String {
             ]
         })
         .collect();
-    let headings =
-        ["model", "alias", "title", "family", "format", "size", "units", "context", "on disk", "held here", "covered"];
+    let headings = [
+        "model",
+        "alias",
+        "title",
+        "family",
+        "format",
+        "size",
+        "in memory",
+        "units",
+        "context",
+        "on disk",
+        "held here",
+        "covered",
+    ];
     output::table(&headings, &rows)
+}
+
+/// What holding all of a model takes; nothing while only its title is known.
+fn memory(bytes: u64) -> String {
+    if bytes == 0 { String::new() } else { Bytes(bytes).to_string() }
 }
 
 /// The units on this machine's disk.

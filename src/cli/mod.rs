@@ -74,7 +74,7 @@ enum Command {
     Import {
         /// The file, the first of several parts of one, or the folder.
         file: PathBuf,
-        /// Print a JSON object: id, title, architecture, units, bytes, quantisation.
+        /// Print a JSON object: id, title, architecture, units, bytes, memory_bytes, quantisation.
         #[arg(long)]
         json: bool,
     },

@@ -23,7 +23,7 @@ use crate::daemon::views::ChangedView;
 pub(crate) struct ModelsArgs {
     #[command(subcommand)]
     command: Option<ModelsCommand>,
-    /// Print a JSON list of objects: id, title, alias, architecture, units, bytes, quantisation, context, local, stored, private,
+    /// Print a JSON list of objects: id, title, alias, architecture, units, bytes, memory_bytes, quantisation, context, local, stored, private,
     /// holding, covered, missing.
     #[arg(long)]
     json: bool,

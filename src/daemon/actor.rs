@@ -509,7 +509,7 @@ impl Daemon {
     pub(super) fn serve(&mut self, model: ModelId, policy: HoldPolicy) {
         let Some(known) = self.know(model) else { return };
         for facts in known.derived.iter().chain([&known.facts]) {
-            self.bridge.offer(facts.id, facts.shape);
+            self.bridge.offer(Arc::clone(facts));
         }
         self.feed(Input::Serve { model, policy });
     }

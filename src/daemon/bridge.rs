@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
+use crate::amounts::Bytes;
 use crate::amounts::Position;
 use crate::amounts::Span;
 use crate::engine::command;
@@ -11,6 +12,7 @@ use crate::engine::command::EngineCommand;
 use crate::engine::command::EngineEvent;
 use crate::engine::command::Rewind;
 use crate::engine::command::StepResult;
+use crate::engine::device::DeviceName;
 use crate::engine::error::StepError;
 use crate::engine::error::StepFault;
 use crate::engine::source::TensorData;
@@ -20,14 +22,15 @@ use crate::engine::thread::SendError;
 use crate::ids::ModelId;
 use crate::node::io::EngineAction;
 use crate::node::io::EngineInput;
+use crate::node::io::ModelFacts;
 use crate::node::io::StageKey;
 use crate::node::io::StageStep;
 use crate::node::io::StepFailure;
 use crate::node::io::StepInput;
 use crate::node::io::StepOutput;
 use crate::node::io::StepWanted;
+use crate::os;
 use crate::sampling::History;
-use crate::shape::ModelShape;
 use crate::units::UnitRange;
 use crate::weights::files::ModelFiles;
 use crate::weights::gguf::GgufFile;
@@ -37,8 +40,9 @@ use crate::wire::control::TailOffer;
 /// The engine as the node sees it, with what was counted.
 pub(super) struct Bridge {
     engine: EngineHandle,
+    device: DeviceName,
     /// Models that may be served.
-    shapes: BTreeMap<ModelId, ModelShape>,
+    models: BTreeMap<ModelId, Arc<ModelFacts>>,
     /// The width of the hidden states of every open stage.
     widths: BTreeMap<StageKey, u32>,
     /// Stages opened.
@@ -54,10 +58,11 @@ pub(super) struct Bridge {
 }
 
 impl Bridge {
-    pub(super) fn new(engine: EngineHandle) -> Self {
+    pub(super) fn new(engine: EngineHandle, device: DeviceName) -> Self {
         Self {
             engine,
-            shapes: BTreeMap::new(),
+            device,
+            models: BTreeMap::new(),
             widths: BTreeMap::new(),
             opened: 0,
             loaded: 0,
@@ -68,17 +73,30 @@ impl Bridge {
     }
 
     /// Makes a model known, so that the node may have units of it loaded.
-    pub(super) fn offer(&mut self, model: ModelId, shape: ModelShape) {
-        self.shapes.insert(model, shape);
+    pub(super) fn offer(&mut self, facts: Arc<ModelFacts>) {
+        self.models.insert(facts.id, facts);
     }
 
     /// Has units loaded from their weights. What is refused at once comes back.
     pub(super) fn load(&self, model: ModelId, range: UnitRange, weights: Arc<Weights>) -> Vec<EngineInput> {
         let refused = |reason: String| vec![EngineInput::LoadFailed(model, range, reason)];
-        let Some(&shape) = self.shapes.get(&model) else { return refused("the model is not served".to_owned()) };
+        let Some(facts) = self.models.get(&model) else { return refused("the model is not served".to_owned()) };
+        if let Err(reason) = self.has_room(facts.footprint.weights(range)) {
+            return refused(reason);
+        }
+        let shape = facts.shape;
         match self.engine.try_send(EngineCommand::Load(command::Load { model, shape, range, source: weights })) {
             Ok(()) => Vec::new(),
             Err(error @ (SendError::Busy(_) | SendError::Stopped)) => refused(error.to_string()),
+        }
+    }
+
+    /// Whether the machine has so much memory left. How much a device has, its driver says.
+    fn has_room(&self, needed: Bytes) -> Result<(), String> {
+        let available = os::memory().filter(|_| self.device == DeviceName::Cpu).map(|memory| memory.available);
+        match available.filter(|available| *available < needed) {
+            Some(available) => Err(format!("the units need {needed} of memory, and this machine has {available} left")),
+            None => Ok(()),
         }
     }
 
@@ -133,7 +151,7 @@ impl Bridge {
             EngineAction::Load(..) => return None,
             EngineAction::Unload(model, range) => EngineCommand::Unload { model, range },
             EngineAction::Open { key, model, range, capacity, rounding, tail } => {
-                self.widths.insert(key, self.shapes.get(&model)?.width);
+                self.widths.insert(key, self.models.get(&model)?.shape.width);
                 self.opened += 1;
                 let (key, tail) = (engine_key(key), tail.map(tail_state));
                 EngineCommand::Open(Box::new(command::Open { key, model, range, capacity, rounding, tail }))

@@ -314,12 +314,10 @@ fn family(id: ModelId, manifest: &Arc<Manifest>, title: &str) -> (Arc<ModelFacts
 
 /// What the node needs of a manifest; its own precision only.
 fn facts(id: ModelId, manifest: &Manifest, title: String) -> ModelFacts {
-    let units = manifest.shape.units();
-    let bytes_of = |unit| UnitRange::new(unit, unit + 1).map_or(amounts::Bytes::ZERO, |one| manifest.weight_bytes(one));
     ModelFacts {
         id,
         shape: manifest.shape,
-        unit_bytes: (0..units).map(bytes_of).collect(),
+        footprint: manifest.footprint(),
         bytes: manifest.total_bytes(),
         format: manifest.format(),
         source: manifest.derivation.as_ref().map(|derivation| derivation.source.id()),

@@ -11,6 +11,7 @@ use crate::daemon::handle::GenerateError;
 use crate::daemon::handle::InviteError;
 use crate::daemon::prepare::Chosen;
 use crate::daemon::pull::Pulling;
+use crate::daemon::views;
 use crate::daemon::views::BalanceView;
 use crate::daemon::views::CoverView;
 use crate::daemon::views::CreditsView;
@@ -318,6 +319,7 @@ pub(super) fn models(daemon: &Daemon) -> Vec<ModelView> {
             architecture: facts.shape.architecture.name().to_owned(),
             units: facts.shape.units(),
             bytes: facts.bytes.0,
+            memory_bytes: views::memory(&facts.footprint, facts.shape.context).0,
             quantisation: facts.format.to_string(),
             context: facts.shape.context,
             local: !stored.is_empty(),

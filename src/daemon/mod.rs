@@ -50,7 +50,6 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use crate::amounts::Bytes;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::config::ModelSource;
@@ -100,7 +99,11 @@ use crate::node::config::Precisions;
 use crate::node::config::Privacy;
 use crate::node::config::Serves;
 use crate::node::io::HoldPolicy;
+use crate::node::needs;
 use crate::os;
+use crate::placement;
+use crate::placement::CannotServe;
+use crate::scheduler::Budget;
 use crate::shape::WeightFormat;
 use crate::store::LogStore;
 use crate::store::Opened;
@@ -155,15 +158,8 @@ pub enum StartError {
         units: u16,
     },
     /// The memory offered.
-    #[error(
-        "the model's smallest unit needs {needed} with its working memory, but only {offered} are offered: give more with --memory"
-    )]
-    Memory {
-        /// Bytes of the smallest unit.
-        needed: Bytes,
-        /// Bytes offered.
-        offered: Bytes,
-    },
+    #[error("{0}: offer more with --memory")]
+    Memory(#[from] CannotServe),
     /// The device.
     #[error(transparent)]
     Device(#[from] DeviceError),
@@ -221,7 +217,7 @@ pub async fn start(config: &Config, data: DataDir) -> Result<Running, StartError
         clock,
         node: Node::new(node_config(config, identity, network, boot), ledger, clock.now()),
         streams: Streams::new(mesh.clone(), inputs.clone()),
-        bridge: Bridge::new(engine),
+        bridge: Bridge::new(engine, config.device),
         puller: Puller::start(mesh.clone(), library.clone(), clock, done.clone()),
         library,
         log: LogWriter::start(store, inputs.clone())?,
@@ -331,20 +327,21 @@ fn is_id(name: &str) -> bool {
 fn check_fits(model: ModelId, policy: HoldPolicy, config: &Config, library: &Library) -> Result<(), StartError> {
     let known = library.known(model).map_err(|error| StartError::Catalogue(error.to_string()))?;
     let units = known.facts.shape.units();
-    match policy {
-        HoldPolicy::Pinned(range) if range.end() > units => Err(StartError::Units { range, units }),
-        HoldPolicy::Pinned(range) => {
-            let needed = range.iter().filter_map(|unit| known.facts.unit_bytes.get(usize::from(unit)).copied()).sum();
-            fits(needed, config.memory)
-        }
-        HoldPolicy::Automatic { .. } => {
-            fits(known.facts.unit_bytes.iter().copied().min().unwrap_or(Bytes::ZERO), config.memory)
+    if let HoldPolicy::Pinned(range) = policy
+        && range.end() > units
+    {
+        return Err(StartError::Units { range, units });
+    }
+    let threads = u16::try_from(config.threads).unwrap_or(u16::MAX);
+    let passes = needs::passes(&Budget::default(), threads, known.facts.shape.context);
+    let mut refusal = None;
+    for facts in [&known.facts].into_iter().chain(known.derived.iter()).filter(|facts| config.precisions.allow(facts)) {
+        match placement::check(needs::of(facts.id, &facts.footprint, &passes), needs::offer(policy, config.memory)) {
+            Ok(()) => return Ok(()),
+            Err(refused) => refusal = Some(refused),
         }
     }
-}
-
-fn fits(needed: Bytes, offered: Bytes) -> Result<(), StartError> {
-    if needed > offered { Err(StartError::Memory { needed, offered }) } else { Ok(()) }
+    Err(refusal.unwrap_or(CannotServe::NothingAsked).into())
 }
 
 fn open_log(data: &DataDir, network: NetworkId, me: PeerKey) -> Result<(Box<dyn LogStore>, Ledger), StartError> {

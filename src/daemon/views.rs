@@ -3,6 +3,11 @@
 use serde::Deserialize;
 use serde::Serialize;
 
+use crate::amounts::Bytes;
+use crate::estimate::Footprint;
+use crate::node::needs;
+use crate::os;
+use crate::scheduler::Budget;
 use crate::weights::catalogue::Imported;
 
 /// `brigade status`.
@@ -144,6 +149,9 @@ pub struct ModelView {
     pub units: u16,
     /// Bytes of all tensors.
     pub bytes: u64,
+    /// Bytes of memory that holding all of it takes, with room for an answer; 0 while only its title is known.
+    #[serde(default)]
+    pub memory_bytes: u64,
     /// Its most common weight format.
     pub quantisation: String,
     /// Positions that a session may have.
@@ -349,6 +357,8 @@ pub struct ImportedView {
     pub units: u16,
     /// Bytes of all tensors.
     pub bytes: u64,
+    /// Bytes of memory that holding all of it takes, with room for an answer.
+    pub memory_bytes: u64,
     /// Its most common weight format.
     pub quantisation: String,
 }
@@ -362,9 +372,16 @@ impl From<&Imported> for ImportedView {
             architecture: shape.architecture.name().to_owned(),
             units: shape.units(),
             bytes: imported.manifest.total_bytes().0,
+            memory_bytes: memory(&imported.manifest.footprint(), shape.context).0,
             quantisation: format.map(|format| format.to_string()).unwrap_or_default(),
         }
     }
+}
+
+/// What holding all of a model takes of this machine's memory: weights, keys and values of an answer, and what passes work in.
+pub(super) fn memory(footprint: &Footprint, context: u32) -> Bytes {
+    let passes = needs::passes(&Budget::default(), os::physical_cores(), context);
+    footprint.whole().map(|whole| footprint.ready(whole, &passes)).unwrap_or_default()
 }
 
 /// Figures for `GET /metrics`.

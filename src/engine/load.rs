@@ -79,6 +79,7 @@ pub(super) struct Loader<'a> {
     source: &'a dyn TensorSource,
     progress: &'a mut dyn FnMut(Bytes),
     loaded: Bytes,
+    held: Bytes,
 }
 
 impl<'a> Loader<'a> {
@@ -91,12 +92,12 @@ impl<'a> Loader<'a> {
         progress: &'a mut dyn FnMut(Bytes),
     ) -> Result<Self, LoadError> {
         check(&shape)?;
-        Ok(Self { shape, pool, source, progress, loaded: Bytes::ZERO })
+        Ok(Self { shape, pool, source, progress, loaded: Bytes::ZERO, held: Bytes::ZERO })
     }
 
-    /// Bytes of the tensors read so far.
-    pub(super) fn loaded(&self) -> Bytes {
-        self.loaded
+    /// Bytes that what was read so far takes in memory.
+    pub(super) fn held(&self) -> Bytes {
+        self.held
     }
 
     /// The token embedding.
@@ -192,6 +193,7 @@ impl<'a> Loader<'a> {
         if values.iter().any(|value| !value.is_finite()) {
             return Err(LoadError::BadValue { name });
         }
+        self.holds(&data, size_of_val(values.as_slice()));
         Ok(values)
     }
 
@@ -203,7 +205,13 @@ impl<'a> Loader<'a> {
         let matrix = Matrix::new(self.pool, data.format, size, data.bytes, &release);
         // Pages that two tasks shared are still there.
         release(0..data.bytes.len());
+        self.holds(&data, matrix.bytes());
         Ok(matrix)
+    }
+
+    /// Says that a tensor takes so many bytes in memory.
+    fn holds(&mut self, data: &TensorData<'_>, bytes: usize) {
+        self.held = self.held.minus(Bytes(data.bytes.len() as u64)).plus(Bytes(bytes as u64));
     }
 
     /// Says that a tensor will not be looked at soon.
@@ -227,6 +235,7 @@ impl<'a> Loader<'a> {
             return Err(LoadError::WrongLength { name: name(), expected: length, got: data.bytes.len() as u64 });
         }
         self.loaded = self.loaded.plus(Bytes(length));
+        self.held = self.held.plus(Bytes(length));
         (self.progress)(self.loaded);
         Ok(data)
     }

@@ -40,6 +40,11 @@ impl Matrix {
         self.0.row(index, out);
     }
 
+    /// Bytes that it takes.
+    pub(super) fn bytes(&self) -> usize {
+        self.0.bytes()
+    }
+
     /// About how many multiplications the products with `inputs` rows are.
     pub(super) fn work(&self, inputs: usize) -> usize {
         self.rows().saturating_mul(self.columns()).saturating_mul(inputs)

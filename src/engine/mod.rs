@@ -28,6 +28,8 @@ pub mod workspace;
 #[cfg(test)]
 mod exact;
 #[cfg(test)]
+mod memory_tests;
+#[cfg(test)]
 mod quantise_tests;
 #[cfg(test)]
 mod tests;

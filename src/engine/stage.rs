@@ -91,7 +91,7 @@ impl StageModel {
         };
         let divisors = if shape.blocks_in(range) == 0 { None } else { loader.rope_divisors()? };
         let rotation = Rotation::new(&shape.rope, divisors.as_deref());
-        Ok(Self { shape, range, bytes: loader.loaded(), rotation, embedding, weights })
+        Ok(Self { shape, range, bytes: loader.held(), rotation, embedding, weights })
     }
 
     /// The units loaded.
@@ -104,7 +104,7 @@ impl StageModel {
         &self.shape
     }
 
-    /// Bytes of the weights held. On a device a tied embedding counts twice, for it is there and with the processor.
+    /// Bytes of the weights held: `Footprint::weights` of the range, on a processor. On a device a tied embedding counts twice, for it is there and with the processor.
     pub fn bytes(&self) -> Bytes {
         self.bytes
     }

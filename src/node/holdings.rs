@@ -5,31 +5,26 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::amounts::Bytes;
-use crate::amounts::Position;
 use crate::amounts::Span;
 use crate::amounts::Time;
+use crate::estimate::Passes;
 use crate::ids::ModelId;
 use crate::node::Node;
 use crate::node::io::Action;
 use crate::node::io::EngineAction;
 use crate::node::io::HoldPolicy;
 use crate::node::io::ModelFacts;
+use crate::node::needs;
 use crate::placement::CannotServe;
 use crate::placement::Decision;
 use crate::placement::Event;
 use crate::placement::LAN;
 use crate::placement::Needs;
-use crate::placement::Offer;
 use crate::placement::Other;
 use crate::placement::Placement;
-use crate::scheduler::Budget;
 use crate::units::UnitRange;
 use crate::wire::profile::Holding;
 use crate::wire::profile::HoldingState;
-
-/// Positions of keys and values that are reserved for each unit held, if the context is as long (arbitrary: a session
-/// of some length, or several short ones).
-const RESERVED_POSITIONS: u32 = 4_096;
 
 /// The weight of a new measurement in the pace, as one part of so many (arbitrary).
 const PACE_WEIGHT: u64 = 8;
@@ -38,6 +33,8 @@ const PACE_WEIGHT: u64 = 8;
 #[derive(Debug)]
 struct Served {
     placement: Placement,
+    /// The passes that the engine makes.
+    passes: Passes,
     /// Measured time of one position through one unit, in a decode step; zero while unknown.
     pace: Span,
     /// To be unloaded once no session is on them.
@@ -105,8 +102,8 @@ impl Served {
     fn weights(&self, facts: &ModelFacts) -> Bytes {
         let held = self.placement.holdings();
         let in_memory = held.iter().filter(|(_, state)| *state != HoldingState::Intended);
-        let bytes: Bytes = in_memory.map(|(range, _)| units(&facts.unit_bytes, *range)).sum();
-        if held.is_empty() { Bytes::ZERO } else { bytes.min(facts.bytes).plus(self.placement.needs().reserve) }
+        let in_memory: Vec<UnitRange> = in_memory.map(|(range, _)| *range).collect();
+        if held.is_empty() { Bytes::ZERO } else { facts.footprint.idle(&in_memory, &self.passes) }
     }
 
     fn claimed(&self, memory: Bytes) -> Bytes {
@@ -130,19 +127,17 @@ impl Node {
         let may_hold = |facts: &&Arc<ModelFacts>| {
             facts.id == model && facts.source.is_some() || self.config.precisions.allow(facts)
         };
+        let passes = needs::passes(&self.config.scheduler.budget, self.config.machine.cores, facts.shape.context);
         let known = facts.precisions.iter().filter(|model| is_free(model)).filter_map(|model| self.models.get(model));
-        let all_needs: Vec<Needs> = known.filter(may_hold).map(|facts| needs(facts)).collect();
+        let all_needs = known.filter(may_hold).map(|facts| needs::of(facts.id, &facts.footprint, &passes)).collect();
         let family: BTreeSet<ModelId> = facts.precisions.iter().copied().collect();
         let is_part = |asked: &ModelId| self.models.get(asked).is_some_and(|asked| asked.precisions.contains(&model));
-        let all_needs = if self.holdings.served.keys().any(is_part) { Vec::new() } else { all_needs };
+        let all_needs: Vec<Needs> = if self.holdings.served.keys().any(is_part) { Vec::new() } else { all_needs };
         let budget = self.config.memory.minus(self.holdings.claimed(self.config.memory));
-        let offer = match policy {
-            HoldPolicy::Pinned(range) => Offer { budget, max_units: None, pinned: Some(range) },
-            HoldPolicy::Automatic { max_units } => Offer { budget, max_units, pinned: None },
-        };
+        let offer = needs::offer(policy, budget);
         match Placement::at_any_precision(self.me, model, family, all_needs, offer, self.config.placement, now) {
             Ok(placement) => {
-                let served = Served { placement, pace: Span::ZERO, leaving: Vec::new() };
+                let served = Served { placement, passes, pace: Span::ZERO, leaving: Vec::new() };
                 self.holdings.served.insert(model, served);
                 self.holdings.refused.remove(&model);
                 let others = self.others(model, now);
@@ -266,27 +261,6 @@ impl Node {
         if changed {
             self.profile_changed(now);
         }
-    }
-}
-
-/// What holding units of a model costs: weights with room for keys and values, and scratch.
-fn needs(facts: &ModelFacts) -> Needs {
-    let positions = Position(facts.shape.context.min(RESERVED_POSITIONS));
-    let with_cache = |(unit, bytes): (u16, &Bytes)| {
-        let cache = UnitRange::new(unit, unit + 1).map(|range| facts.shape.kv_bytes(range, positions));
-        bytes.plus(cache.unwrap_or_default())
-    };
-    let total: Bytes = facts.unit_bytes.iter().copied().sum();
-    let ends = [facts.unit_bytes.first(), facts.unit_bytes.last()].into_iter().flatten().copied().min();
-    let shared_ends =
-        if facts.shape.tied { total.minus(facts.bytes).min(ends.unwrap_or_default()) } else { Bytes::ZERO };
-    let budget = Budget::default();
-    let decodes = Position(u32::try_from(budget.decodes).unwrap_or(u32::MAX));
-    Needs {
-        model: facts.id,
-        unit_bytes: (0..).zip(&facts.unit_bytes).map(with_cache).collect(),
-        shared_ends,
-        reserve: facts.shape.scratch_bytes(budget.positions.plus(decodes).0, decodes.0, positions),
     }
 }
 

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use crate::amounts::Bytes;
 use crate::amounts::Position;
 use crate::amounts::Span;
+use crate::estimate::Footprint;
 use crate::ids::ModelId;
 use crate::ids::PeerKey;
 use crate::ids::RequestId;
@@ -168,8 +169,8 @@ pub struct ModelFacts {
     pub id: ModelId,
     /// The hyper-parameters.
     pub shape: ModelShape,
-    /// Bytes of the tensors of each unit, by unit; a tensor of two units counts in both.
-    pub unit_bytes: Vec<Bytes>,
+    /// What it takes in memory.
+    pub footprint: Footprint,
     /// Bytes of all tensors, each once.
     pub bytes: Bytes,
     /// The format that most weights have, or that was asked for when it was made.

@@ -14,6 +14,7 @@ pub mod config;
 mod credit;
 mod holdings;
 pub mod io;
+pub mod needs;
 mod neighbours;
 mod planning;
 mod profile;

@@ -1,10 +1,18 @@
-//! What fits: the one estimate of what holding units costs this peer.
+//! What fits: the estimate of what holding units costs, against what a peer offers.
 
 use crate::amounts::Bytes;
 use crate::placement::CannotServe;
 use crate::placement::Needs;
 use crate::placement::Offer;
 use crate::units::UnitRange;
+
+/// Whether a peer can hold anything of a model, or the range that was pinned.
+///
+/// # Errors
+/// [`CannotServe`] if not.
+pub fn check(needs: Needs, offer: Offer) -> Result<(), CannotServe> {
+    Fit::new(needs, offer).map(|_| ())
+}
 
 /// A model's needs against a peer's offer.
 #[derive(Clone, Debug)]

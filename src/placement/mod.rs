@@ -28,6 +28,7 @@ use crate::ids::ModelId;
 use crate::ids::PeerKey;
 use crate::placement::choice::Choice;
 use crate::placement::fit::Fit;
+pub use crate::placement::fit::check;
 use crate::placement::sight::Sight;
 use crate::units::Cover;
 use crate::units::UnitRange;
@@ -84,11 +85,11 @@ pub enum Decision {
 pub struct Needs {
     /// The model.
     pub model: ModelId,
-    /// Bytes of each unit: weights, and what is reserved for its keys and values.
+    /// Bytes of each unit: weights, and what is reserved for its keys and values, and at the end for logits.
     pub unit_bytes: Vec<Bytes>,
     /// Bytes that the first and the last unit share, counted once where both are held (a tied embedding).
     pub shared_ends: Bytes,
-    /// Bytes that any holding needs besides, once: scratch and journals.
+    /// Bytes that any holding needs besides, once: what passes work in.
     pub reserve: Bytes,
 }
 

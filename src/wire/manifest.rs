@@ -45,6 +45,8 @@
 //! So one manifest has exactly one encoding: what is accepted encodes to the same bytes again.
 
 use crate::amounts::Bytes;
+use crate::estimate::Footprint;
+use crate::estimate::Tensor;
 use crate::ids::BlobHash;
 use crate::ids::ModelId;
 use crate::shape::ModelShape;
@@ -124,6 +126,14 @@ impl Manifest {
     /// Bytes of the tensors that a stage of `range` needs, each counted once.
     pub fn weight_bytes(&self, range: UnitRange) -> Bytes {
         self.tensors_of(range).map(|tensor| tensor.bytes).sum()
+    }
+
+    /// What the model takes in memory.
+    pub fn footprint(&self) -> Footprint {
+        fn tensor(entry: &TensorEntry) -> Tensor<'_> {
+            Tensor { units: &entry.units, dimensions: &entry.dimensions, format: entry.format }
+        }
+        Footprint::of(&self.shape, self.tensors.iter().map(tensor))
     }
 
     /// Bytes of all tensors.

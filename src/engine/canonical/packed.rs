@@ -58,6 +58,11 @@ impl Packed {
         self.columns
     }
 
+    /// Bytes of its groups.
+    pub(in crate::engine) fn bytes(&self) -> usize {
+        self.slab.bytes().len()
+    }
+
     pub(super) fn format(&self) -> WeightFormat {
         self.format
     }

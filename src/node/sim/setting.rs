@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::amounts::Bytes;
 use crate::amounts::Span;
+use crate::estimate::Footprint;
 use crate::ids::ModelId;
 use crate::ids::NetworkId;
 use crate::ids::PeerKey;
@@ -55,12 +56,13 @@ pub(in crate::node) fn shape() -> ModelShape {
 }
 
 pub(super) fn facts() -> ModelFacts {
-    let unit_bytes = vec![Bytes(1_000); usize::from(shape().units())];
+    let mut footprint = Footprint::of(&shape(), []);
+    footprint.units.iter_mut().for_each(|unit| unit.weights = Bytes(1_000));
     ModelFacts {
         id: MODEL,
         shape: shape(),
-        bytes: unit_bytes.iter().copied().sum(),
-        unit_bytes,
+        bytes: footprint.units.iter().map(|unit| unit.weights).sum(),
+        footprint,
         format: WeightFormat::F32,
         source: None,
         precisions: vec![MODEL],
