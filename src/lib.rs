@@ -21,7 +21,7 @@
 //!
 //! | floor | modules | knows |
 //! |---|---|---|
-//! | 0 words | [`ids`] [`units`] [`amounts`] [`shape`] [`elementary`] | std |
+//! | 0 words | [`ids`] [`units`] [`amounts`] [`shape`] [`elementary`] [`quantise`] | std |
 //! | 1 messages | [`wire`] (one door in per message), [`keys`] | prost, ed25519-dalek, blake3 |
 //! | 2 decisions, pure | [`membership`] [`placement`] [`routing`] [`session`] [`scheduler`] [`ledger`] [`sampling`] [`swarm`] | no clock, no await, no I/O; siblings are strangers |
 //! | 3 the node, pure | [`node`]: composes floor 2; `Input` in, `Action` out | |
@@ -56,6 +56,7 @@ pub mod mutants;
 pub mod node;
 pub mod os;
 pub mod placement;
+pub mod quantise;
 pub mod routing;
 pub mod sampling;
 pub mod scheduler;

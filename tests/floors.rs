@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 /// Modules by floor, lowest first. `main.rs` and `lib.rs` stand above all.
 const FLOORS: [&[&str]; 7] = [
-    &["ids", "units", "amounts", "shape", "elementary", "mutants"],
+    &["ids", "units", "amounts", "shape", "elementary", "quantise", "mutants"],
     &["wire", "keys"],
     &["membership", "placement", "routing", "session", "scheduler", "ledger", "sampling", "swarm"],
     &["node"],

@@ -28,4 +28,6 @@ pub mod workspace;
 #[cfg(test)]
 mod exact;
 #[cfg(test)]
+mod quantise_tests;
+#[cfg(test)]
 mod tests;

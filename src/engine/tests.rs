@@ -806,7 +806,7 @@ fn hugging_face_name(name: &str) -> String {
     renamed.replace("output.weight", "lm_head.weight")
 }
 
-fn candle_format(format: WeightFormat) -> GgmlDType {
+pub(super) fn candle_format(format: WeightFormat) -> GgmlDType {
     match format {
         WeightFormat::F32 => GgmlDType::F32,
         WeightFormat::F16 => GgmlDType::F16,
