@@ -62,6 +62,7 @@ use crate::session::text::TextAssembler;
 use crate::units::UnitRange;
 use crate::weights::catalogue::Imported;
 use crate::weights::lookup::Weights;
+use crate::wire::gossip::Gossip;
 use crate::wire::profile::Stored;
 
 /// Inputs from streams, answers and the log that the loop has not taken; their tasks wait when it is full.
@@ -290,6 +291,9 @@ impl Daemon {
             MeshEvent::RoundTrip { peer, span } => Input::RoundTrip(peer, span),
             MeshEvent::Gossip { message, .. } => {
                 self.publisher.heard(&message);
+                if let Gossip::Card(card) = &message {
+                    self.entitle(card.value.model, &card.value.title);
+                }
                 Input::Gossip(message)
             }
             MeshEvent::Control(server) => self.streams.control_arrived(server),
@@ -502,6 +506,18 @@ impl Daemon {
                     mesh.provide(model).await;
                 }
             });
+        }
+    }
+
+    /// Gives a model a title that was described by whom the DHT named, who says none.
+    fn entitle(&mut self, model: ModelId, title: &str) {
+        let has_none = self.node.facts(model).is_some_and(|facts| facts.title.is_empty());
+        if !has_none || title.is_empty() {
+            return;
+        }
+        match self.library.entitle(model, title) {
+            Ok(()) => drop(self.know(model)),
+            Err(error) => tracing::warn!(model = %model.short(), %error, "a model's title cannot be kept"),
         }
     }
 

@@ -169,6 +169,13 @@ impl Library {
         }))
     }
 
+    /// Gives a model that has none a title.
+    pub(super) fn entitle(&self, model: ModelId, title: &str) -> Result<(), CatalogueError> {
+        let mut shelf = self.shelf();
+        shelf.known.remove(&model);
+        shelf.catalogue.set_title(model, title)
+    }
+
     /// Whether a model was made of another.
     pub(super) fn is_derived(&self, model: ModelId) -> bool {
         self.shelf().catalogue.described(model).is_ok_and(|manifest| manifest.derivation.is_some())

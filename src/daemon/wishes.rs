@@ -11,6 +11,9 @@ use crate::node::io::HoldPolicy;
 /// How often to look whether somebody has announced the model.
 const LOOK: Span = Span::seconds(1);
 
+/// How long a peer that has just started waits for neighbours to announce a model before it asks the DHT (arbitrary: some rounds of gossip).
+const HEAR: Span = Span::seconds(5);
+
 /// How long to wait after those who announced it did not describe it (arbitrary).
 const RETRY: Span = Span::seconds(5);
 
@@ -85,8 +88,9 @@ impl Daemon {
         for wish in self.wishes.due(now) {
             match listings::choose(self, Some(&wish.name)) {
                 Ok(chosen) => self.describe(wish, chosen.model, chosen.title, chosen.sources),
-                // Of a whole id the DHT may know who can say more.
+                // Of a whole id the DHT may know who can say more, if nobody says it unasked.
                 Err(_) => match wish.name.parse() {
+                    Ok(_) if now < Time::ZERO.after(HEAR) => self.wishes.put_back(wish, now.after(LOOK)),
                     Ok(model) => self.describe(wish, model, String::new(), Vec::new()),
                     Err(_) => self.wishes.put_back(wish, now.after(LOOK)),
                 },

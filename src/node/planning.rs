@@ -1,6 +1,7 @@
 //! Which chains this peer's own requests take: what routing is asked, and with what view of the mesh.
 
 use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use crate::amounts::Time;
 use crate::ids::ModelId;
@@ -170,9 +171,9 @@ impl Node {
 
 /// Chains that are compared: best all with one model's weights, which more holders can have in common than a mixture.
 fn alike(view: &View, count: u8) -> Chains {
-    let models: std::collections::BTreeSet<ModelId> = view.holders.iter().map(|holder| holder.weights).collect();
+    let models: BTreeSet<(u8, ModelId)> = view.holders.iter().map(|holder| (holder.coarser, holder.weights)).collect();
     let uniform = models.iter().filter(|_| models.len() > 1);
-    let uniform = uniform.map(|model| routing::several(&of_these(view, &[*model]), count));
+    let uniform = uniform.map(|(_, model)| routing::several(&of_these(view, &[*model]), count));
     uniform.filter_map(Result::ok).next().map_or_else(|| routing::several(view, count), Ok)
 }
 

@@ -6,5 +6,6 @@ mod breach;
 mod leaving;
 mod loss;
 mod mending;
+mod precisions;
 mod redundancy;
 mod ring;

@@ -171,7 +171,7 @@ const MOST_PATIENCE: Span = Span::millis(4);
 pub fn in_step(readers: usize, stages: usize, pass: Span, away: Span) -> usize {
     let others = stages.saturating_sub(1) as u128;
     // Three quarters, so that equal stages whose times differ by chance are equal.
-    let is_fast = 4 * u128::from(pass.0) * others < 3 * u128::from(away.0);
+    let is_fast = (4 * u128::from(pass.0)).saturating_mul(others) < 3 * u128::from(away.0);
     if pass == Span::ZERO || others == 0 || is_fast {
         return readers.max(1);
     }

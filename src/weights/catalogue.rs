@@ -384,6 +384,16 @@ impl Catalogue {
         models_file::write(&self.path, &self.entries)
     }
 
+    /// Says what a model is called.
+    ///
+    /// # Errors
+    /// `Unknown` or `Io`.
+    pub fn set_title(&mut self, id: ModelId, title: &str) -> Result<(), CatalogueError> {
+        let entry = self.entries.get_mut(&id).ok_or(CatalogueError::Unknown { id })?;
+        entry.title = printable(title, MAX_TITLE);
+        models_file::write(&self.path, &self.entries)
+    }
+
     /// Says whether a model is given only to peers on the allow-list.
     ///
     /// # Errors

@@ -139,8 +139,8 @@ fn a_chain_of_mixed_precisions_says_what_it_used_and_keeps_to_it() {
 
     // A lost stage is replaced by one with the same weights, and not by any other.
     let chosen = text(&answer["chain"][1]["peer"]);
-    let lost = [middle, spares.into_iter().next().unwrap()].into_iter().find(|peer| peer.key == chosen).unwrap();
-    drop(lost);
+    let mut holders: Vec<Peer> = [middle].into_iter().chain(spares).collect();
+    drop(holders.remove(holders.iter().position(|peer| peer.key == chosen).unwrap()));
     let mended = wait_for("the spare answers", || {
         let answer = source.home.ask(STORY, TOKENS);
         (answer["chain"][1]["peer"] != chosen.as_str()).then_some(answer)

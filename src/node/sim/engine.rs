@@ -19,6 +19,7 @@ use crate::node::io::StepFailure;
 use crate::node::io::StepInput;
 use crate::node::io::StepOutput;
 use crate::node::io::StepWanted;
+use crate::node::sim::setting::COARSE;
 use crate::node::sim::setting::EOG;
 use crate::node::sim::setting::shape;
 use crate::shape::WireDtype;
@@ -55,6 +56,8 @@ struct Toy {
     /// Per unit, the digest of the cache after each position.
     caches: Vec<Vec<Row>>,
     tail: Option<Tail>,
+    /// Units that compute with quantised weights.
+    coarse: Vec<UnitRange>,
 }
 
 /// What the tail samples with.
@@ -90,8 +93,10 @@ impl ToyEngine {
                 vec![(now.after(Span::millis(10)), EngineInput::Loaded(model, range, Span::ZERO))]
             }
             EngineAction::Unload(..) => Vec::new(),
-            EngineAction::Open { key, range, capacity, rounding, tail, .. } => {
-                self.stages.insert(key, Toy::new(range, capacity, rounding, tail.as_ref()));
+            EngineAction::Open { key, model, range, capacity, rounding, tail } => {
+                let toy = Toy::new(range, capacity, rounding, tail.as_ref());
+                let coarse = if model == COARSE { vec![range] } else { Vec::new() };
+                self.stages.insert(key, Toy { coarse, ..toy });
                 Vec::new()
             }
             EngineAction::Steps(steps) => self.steps(steps, now),
@@ -153,7 +158,8 @@ impl ToyEngine {
 impl Toy {
     fn new(range: UnitRange, capacity: Position, rounding: Vec<(u16, WireDtype)>, tail: Option<&TailOffer>) -> Self {
         let tail = tail.map(|tail| Tail { history: tail.parameters.looks_back().then(|| tail.history.clone()) });
-        Self { range, capacity, rounding, caches: vec![Vec::new(); usize::from(range.count())], tail }
+        let caches = vec![Vec::new(); usize::from(range.count())];
+        Self { range, capacity, rounding, caches, tail, coarse: Vec::new() }
     }
 
     fn step(&mut self, first: Position, rows: Vec<Row>, wanted: StepWanted) -> Result<StepOutput, StepFailure> {
@@ -185,6 +191,9 @@ impl Toy {
             let digest = hash(&[&before, &row]);
             cache.push(digest);
             row = hash(&[&unit.to_be_bytes(), &(position as u32).to_be_bytes(), &digest]);
+            if self.coarse.iter().any(|range| range.contains(unit)) {
+                row = hash(&[&row]);
+            }
         }
         row
     }
@@ -246,6 +255,12 @@ pub(in crate::node) fn generate(prompt: &[Token], max_tokens: u32) -> Vec<Token>
     generate_with(prompt, max_tokens, &SamplingParameters::default(), Vec::new())
 }
 
+/// What it generates if some of its weights are quantised.
+pub(in crate::node) fn generate_mixed(prompt: &[Token], max_tokens: u32, coarse: Vec<UnitRange>) -> Vec<Token> {
+    let toy = Toy { coarse, ..unsplit(Vec::new()) };
+    generate_by(toy, prompt, max_tokens, &SamplingParameters::default())
+}
+
 /// What the unsplit engine generates that rounds where a chain does.
 pub(super) fn generate_with(
     prompt: &[Token],
@@ -253,8 +268,15 @@ pub(super) fn generate_with(
     parameters: &SamplingParameters,
     rounding: Vec<(u16, WireDtype)>,
 ) -> Vec<Token> {
+    generate_by(unsplit(rounding), prompt, max_tokens, parameters)
+}
+
+fn unsplit(rounding: Vec<(u16, WireDtype)>) -> Toy {
     let whole = UnitRange::whole(shape().units()).unwrap();
-    let mut toy = Toy::new(whole, Position(u32::MAX), rounding, None);
+    Toy::new(whole, Position(u32::MAX), rounding, None)
+}
+
+fn generate_by(mut toy: Toy, prompt: &[Token], max_tokens: u32, parameters: &SamplingParameters) -> Vec<Token> {
     let mut tail = Tail { history: parameters.looks_back().then(|| prompt.to_vec()) };
     let mut next = prompt.iter().enumerate().map(|(at, &token)| toy.forward(at, embed(token))).last().unwrap();
     let mut tokens = Vec::new();

@@ -66,6 +66,8 @@ use crate::wire::control::ToStage;
 use crate::wire::gossip::Gossip;
 
 pub(super) use crate::node::sim::engine::generate;
+pub(super) use crate::node::sim::engine::generate_mixed;
+pub(super) use crate::node::sim::setting::COARSE;
 pub(super) use crate::node::sim::setting::MODEL;
 pub(super) use crate::node::sim::setting::NETWORK;
 pub(super) use crate::node::sim::setting::key;
@@ -121,6 +123,8 @@ pub(super) struct World {
     /// How often what befell a chain.
     struck: BTreeMap<&'static str, u64>,
     invariants: Invariants,
+    /// Whether the model may be held at two precisions.
+    pub(super) is_mixed: bool,
     pub(super) tamper: Option<Tamper>,
     /// Peers that nobody can dial.
     pub(super) undialable: BTreeSet<PeerKey>,
@@ -147,6 +151,7 @@ impl World {
             trace: Trace::default(),
             struck: BTreeMap::new(),
             invariants: Invariants::default(),
+            is_mixed: false,
             tamper: None,
             undialable: BTreeSet::new(),
             severed: BTreeSet::new(),
@@ -705,7 +710,8 @@ impl World {
 
     fn tell_what_it_serves(&mut self, peer: PeerKey) {
         let Some(policies) = self.hosts[&peer].serves.clone() else { return };
-        self.input(peer, Input::ModelKnown(setting::facts().into()));
+        let known = if self.is_mixed { setting::facts_of_two_precisions().to_vec() } else { vec![setting::facts()] };
+        known.into_iter().for_each(|facts| self.input(peer, Input::ModelKnown(facts.into())));
         for policy in policies {
             self.input(peer, Input::Serve { model: MODEL, policy });
         }

@@ -34,6 +34,9 @@ use crate::units::UnitRange;
 use crate::wire::control::SamplingParameters;
 
 pub(in crate::node) const MODEL: ModelId = ModelId::new([0x0d; 32]);
+
+/// What the toy model is when it is quantised.
+pub(in crate::node) const COARSE: ModelId = ModelId::new([0x0c; 32]);
 pub(in crate::node) const NETWORK: NetworkId = NetworkId::new([0x0e; 32]);
 pub(in crate::node) const EOG: Token = Token(3);
 
@@ -68,6 +71,13 @@ pub(super) fn facts() -> ModelFacts {
         precisions: vec![MODEL],
         title: "toy".to_owned(),
     }
+}
+
+/// The toy model, which may be held at two precisions.
+pub(super) fn facts_of_two_precisions() -> [ModelFacts; 2] {
+    let coarse =
+        ModelFacts { id: COARSE, format: WeightFormat::Q4_0, source: Some(MODEL), precisions: vec![COARSE], ..facts() };
+    [ModelFacts { precisions: vec![MODEL, COARSE], ..facts() }, coarse]
 }
 
 pub(in crate::node) fn range(start: u16, end: u16) -> UnitRange {
