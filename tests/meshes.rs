@@ -13,6 +13,8 @@ mod leaving;
 #[cfg(target_os = "linux")]
 #[path = "meshes/memory.rs"]
 mod memory;
+#[path = "meshes/plans.rs"]
+mod plans;
 #[path = "meshes/precisions.rs"]
 mod precisions;
 #[cfg(target_os = "linux")]

@@ -182,6 +182,25 @@ pub struct ChangeBody {
     pub change: ModelChange,
 }
 
+/// Asks what a model is.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DescribeBody {
+    /// Id, unique prefix, alias or title.
+    pub model: String,
+}
+
+/// What a model is.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct DescribedBody {
+    /// Its id.
+    pub id: String,
+    /// Its title.
+    pub title: String,
+    /// Its manifest's encoding, in base 64.
+    pub manifest: String,
+}
+
 /// An invite.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct InviteBody {

@@ -24,6 +24,7 @@ use axum::response::sse::KeepAlive;
 use axum::response::sse::Sse;
 use axum::routing::get;
 use axum::routing::post;
+use data_encoding::BASE64;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use serde_json::json;
@@ -40,6 +41,8 @@ use crate::api::error::ApiError;
 use crate::api::gate::Gate;
 use crate::api::gate::Head;
 use crate::api::internal::ChangeBody;
+use crate::api::internal::DescribeBody;
+use crate::api::internal::DescribedBody;
 use crate::api::internal::EventBody;
 use crate::api::internal::GenerateBody;
 use crate::api::internal::ImportBody;
@@ -48,6 +51,7 @@ use crate::api::request::Asked;
 use crate::api::request::Delivery;
 use crate::api::request::Form;
 use crate::clock;
+use crate::daemon::describe::Description;
 use crate::daemon::handle::ChangeError;
 use crate::daemon::handle::GenerateError;
 use crate::daemon::handle::Generation;
@@ -105,6 +109,7 @@ pub(crate) fn router(state: Arc<State>) -> Router {
         .route("/brigade/v1/lies", get(lies))
         .route("/brigade/v1/import", post(import))
         .route("/brigade/v1/model", post(change))
+        .route("/brigade/v1/describe", post(describe))
         .route("/brigade/v1/generate", post(generate))
         .route("/brigade/v1/invite", get(invite))
         .route("/brigade/v1/stop", post(stop))
@@ -245,6 +250,14 @@ async fn import(state: Shared, body: Body) -> Answer {
         ImportError::Stopped => GenerateError::Stopped.into(),
     })?;
     Ok(Json(imported).into_response())
+}
+
+async fn describe(state: Shared, body: Body) -> Answer {
+    let _slot = state.slot()?;
+    let DescribeBody { model } = parse(&read(body).await?)?;
+    let Description { id, title, manifest } = state.peer.describe(model).await?;
+    let manifest = BASE64.encode(&manifest.encode());
+    Ok(Json(DescribedBody { id: id.to_string(), title, manifest }).into_response())
 }
 
 async fn change(state: Shared, body: Body) -> Answer {

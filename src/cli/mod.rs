@@ -14,6 +14,7 @@ use crate::cli::demo::DemoArgs;
 use crate::cli::listings::Form;
 use crate::cli::models::ModelsArgs;
 use crate::cli::network::NetworkCommand;
+use crate::cli::plan::PlanArgs;
 use crate::cli::testnet::TestnetCommand;
 use crate::cli::up::UpArgs;
 use crate::config::datadir;
@@ -31,6 +32,7 @@ mod listings;
 mod models;
 mod network;
 mod output;
+mod plan;
 mod privacy;
 mod swarm;
 mod testnet;
@@ -80,10 +82,13 @@ enum Command {
     },
     /// List the models known here, and whether the mesh serves all of each; remove or verify one.
     Models(ModelsArgs),
+    /// Say, before anything is downloaded, whether the mesh, or machines described in a file, can run a model: at what quantisation, who would
+    /// hold what, how fast it would be, and what is missing.
+    Plan(PlanArgs),
     /// List the peers known: who holds what, how fast, how far; and which units of which model are missing.
     Peers {
-        /// Print a JSON object: peers (peer, this, connected, round_trip_micros, cores, memory_bytes, cpu_features,
-        /// arithmetic, holdings (model, source, quantisation, units, state, micros_per_unit), sessions, draining) and models (model, title,
+        /// Print a JSON object: peers (peer, this, connected, round_trip_micros, round_trips (neighbour, micros), cores, memory_bytes,
+        /// memory_free_bytes, cpu_features, arithmetic, holdings (model, source, quantisation, units, state, micros_per_unit), sessions, draining) and models (model, title,
         /// units, covered, missing).
         #[arg(long)]
         json: bool,
@@ -177,6 +182,7 @@ async fn run(cli: Cli) -> anyhow::Result<()> {
         Command::Demo(args) => demo::demo(args).await,
         Command::Import { file, json } => import::import(&root, &file, form(json)).await,
         Command::Models(args) => models::models(&root, args).await,
+        Command::Plan(args) => plan::plan(&root, args).await,
         Command::Peers { json } => listings::peers(&root, form(json)).await,
         Command::Credits { json } => listings::credits(&root, form(json)).await,
         Command::Lies { json } => listings::lies(&root, form(json)).await,

@@ -310,6 +310,7 @@ impl Daemon {
             Command::Generate(request, reply) => self.generate(*request, reply),
             Command::Import(file, reply) => self.import(file, reply),
             Command::Change(name, change, reply) => self.change(&name, change, reply),
+            Command::Describe(name, reply) => self.tell_about(&name, reply),
             #[cfg(feature = "faults")]
             Command::Faults(faults, reply) => {
                 self.faults.arm(faults);

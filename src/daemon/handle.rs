@@ -8,6 +8,7 @@ use tokio::sync::mpsc;
 use tokio::sync::oneshot;
 
 use crate::amounts::Span;
+use crate::daemon::describe::Description;
 use crate::daemon::views::ChangedView;
 use crate::daemon::views::CreditsView;
 use crate::daemon::views::FoundLieView;
@@ -210,6 +211,7 @@ pub(crate) enum Command {
     Import(PathBuf, oneshot::Sender<Result<ImportedView, ImportError>>),
     /// Do something to the model of that name.
     Change(String, ModelChange, oneshot::Sender<Result<ChangedView, ChangeError>>),
+    Describe(String, oneshot::Sender<Result<Description, GenerateError>>),
     /// Listings.
     Status(oneshot::Sender<StatusView>),
     /// Who holds what.
@@ -258,6 +260,14 @@ impl Peer {
     /// [`ChangeError`] if there is no such model, or it cannot be done.
     pub async fn change(&self, name: String, change: ModelChange) -> Result<ChangedView, ChangeError> {
         self.ask(|reply| Command::Change(name, change, reply)).await.map_err(|Stopped| ChangeError::Stopped)?
+    }
+
+    /// What a model is, by id, beginning of an id, alias, or a title that one model alone has; fetched from others if they have to be asked.
+    ///
+    /// # Errors
+    /// [`GenerateError`] if there is no such model, or nobody sends what it is.
+    pub async fn describe(&self, name: String) -> Result<Description, GenerateError> {
+        self.ask(|reply| Command::Describe(name, reply)).await.map_err(|Stopped| GenerateError::Stopped)?
     }
 
     /// How this peer is.

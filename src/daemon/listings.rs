@@ -23,6 +23,7 @@ use crate::daemon::views::Metrics;
 use crate::daemon::views::ModelView;
 use crate::daemon::views::PeerView;
 use crate::daemon::views::PeersView;
+use crate::daemon::views::RoundTripView;
 use crate::daemon::views::StatusView;
 use crate::ids::ModelId;
 use crate::ids::PeerKey;
@@ -38,6 +39,7 @@ use crate::weights::catalogue::ResolveError;
 use crate::wire::credit::CreditEntry;
 use crate::wire::profile::Holding;
 use crate::wire::profile::HoldingState;
+use crate::wire::profile::RoundTrip;
 use crate::wire::profile::cpu;
 
 /// Entries listed (arbitrary; a screenful or two).
@@ -215,8 +217,10 @@ fn this_peer(daemon: &Daemon) -> PeerView {
         this: true,
         connected: true,
         round_trip_micros: None,
+        round_trips: Vec::new(),
         cores: u16::try_from(daemon.config.threads).ok(),
         memory_bytes: Some(daemon.node.memory().0),
+        memory_free_bytes: Some(daemon.node.memory_free().0),
         cpu_features: features(crate::os::cpu_features()),
         arithmetic: Some(daemon.config.device.arithmetic().to_owned()),
         holdings: daemon.node.holdings().iter().map(|held| holding(daemon, held)).collect(),
@@ -232,8 +236,10 @@ fn other_peer(daemon: &Daemon, state: &PeerState<'_>) -> PeerView {
         this: false,
         connected: state.connected,
         round_trip_micros: state.round_trip.map(|span| span.0),
+        round_trips: profile.iter().flat_map(|profile| profile.round_trips.iter().map(round_trip)).collect(),
         cores: profile.map(|profile| profile.cores),
         memory_bytes: profile.map(|profile| profile.memory.0),
+        memory_free_bytes: profile.map(|profile| profile.memory_free.0),
         cpu_features: profile.map(|profile| features(profile.cpu_features)).unwrap_or_default(),
         arithmetic: profile.map(|profile| profile.arithmetic.clone()),
         holdings: profile
@@ -243,6 +249,11 @@ fn other_peer(daemon: &Daemon, state: &PeerState<'_>) -> PeerView {
         sessions: profile.map(|profile| profile.sessions),
         draining: state.standing == Standing::Draining,
     }
+}
+
+fn round_trip(trip: &RoundTrip) -> RoundTripView {
+    let digits = trip.neighbour.iter().map(|byte| format!("{byte:02x}"));
+    RoundTripView { neighbour: digits.collect(), micros: trip.span.0 }
 }
 
 fn features(bits: u32) -> Vec<String> {

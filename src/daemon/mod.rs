@@ -20,6 +20,7 @@ mod actor;
 mod answer;
 mod bridge;
 mod departure;
+pub mod describe;
 mod evidence;
 #[cfg(feature = "faults")]
 pub mod faults;
@@ -50,6 +51,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+use crate::amounts::Bytes;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::config::ModelSource;
@@ -64,6 +66,7 @@ use crate::daemon::actor::INPUT_CAPACITY;
 use crate::daemon::actor::Sources;
 use crate::daemon::bridge::Bridge;
 use crate::daemon::departure::Departure;
+pub use crate::daemon::describe::describe_model;
 use crate::daemon::evidence::Evidence;
 use crate::daemon::handle::COMMAND_CAPACITY;
 use crate::daemon::handle::Peer;
@@ -389,7 +392,7 @@ fn node_config(config: &Config, identity: Identity, network: NetworkId, boot: u6
         network,
         privacy: if config.network.secret.is_some() { Privacy::Private } else { Privacy::Open },
         boot,
-        memory: config.memory,
+        memory: offered(config),
         machine: Machine {
             cores: u16::try_from(config.threads).unwrap_or(u16::MAX),
             cpu_features: os::cpu_features(),
@@ -405,6 +408,11 @@ fn node_config(config: &Config, identity: Identity, network: NetworkId, boot: u6
         placement: crate::placement::PlacementConfig::default(),
         scheduler: crate::scheduler::SchedulerConfig::default(),
     }
+}
+
+/// What serves nothing offers nothing, so that nobody counts on it.
+fn offered(config: &Config) -> Bytes {
+    if config.serve == Serve::Nothing { Bytes::ZERO } else { config.memory }
 }
 
 /// The processor and what computes beside it, of whose memory no more is known than what is offered.

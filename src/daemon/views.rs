@@ -103,10 +103,16 @@ pub struct PeerView {
     pub connected: bool,
     /// Smoothed round trip in microseconds, once measured.
     pub round_trip_micros: Option<u64>,
+    /// Round trips that it measured itself.
+    #[serde(default)]
+    pub round_trips: Vec<RoundTripView>,
     /// Engine cores, once its profile was heard.
     pub cores: Option<u16>,
     /// Memory offered, bytes, once its profile was heard.
     pub memory_bytes: Option<u64>,
+    /// The part of it that nothing uses yet.
+    #[serde(default)]
+    pub memory_free_bytes: Option<u64>,
     /// Features of its processor.
     pub cpu_features: Vec<String>,
     /// Its arithmetic class.
@@ -117,6 +123,15 @@ pub struct PeerView {
     pub sessions: Option<u16>,
     /// Whether it is leaving.
     pub draining: bool,
+}
+
+/// A round trip that a peer measured.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RoundTripView {
+    /// The first digits of the neighbour's key.
+    pub neighbour: String,
+    /// Microseconds.
+    pub micros: u64,
 }
 
 /// Whether a model is covered.

@@ -11,6 +11,8 @@ use crate::estimate::Footprint;
 use crate::estimate::Tensor;
 use crate::shape::Architecture;
 use crate::shape::ModelShape;
+use crate::shape::Rope;
+use crate::shape::RopePairs;
 use crate::shape::WeightFormat;
 use crate::units::UnitRange;
 
@@ -40,7 +42,8 @@ fn footprint(shape: &ModelShape, weights: &RandomWeights) -> Footprint {
 fn what_is_loaded_is_what_was_estimated_in_every_format_and_range() {
     // Of 100 or 101 rows the last group is filled up.
     let odd = |shape: ModelShape| ModelShape { vocab: 101, tied: true, ..shape };
-    let biased = ModelShape { architecture: Architecture::Qwen2, ..small() };
+    let rope = Rope { pairs: RopePairs::Halves, ..small().rope };
+    let biased = ModelShape { architecture: Architecture::Qwen2, rope, ..small() };
     let shapes = [(small(), WeightFormat::F16), (odd(small()), WeightFormat::Q8_0), (biased, WeightFormat::Q4_0)];
     let wide = WeightFormat::ALL.iter().map(|format| (odd(wide()), *format));
 

@@ -16,6 +16,7 @@
 
 mod choice;
 mod fit;
+pub mod plan;
 mod sight;
 
 use std::collections::BTreeMap;

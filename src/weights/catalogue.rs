@@ -32,6 +32,7 @@ use crate::weights::llama::ModelError;
 use crate::weights::lookup::Index;
 use crate::weights::manifest::Progress;
 use crate::weights::manifest::build_manifest;
+use crate::weights::manifest::unhashed_manifest;
 use crate::weights::models_file;
 use crate::weights::split;
 use crate::weights::tensors::TensorError;
@@ -609,17 +610,23 @@ impl ModelRead {
     pub fn at(path: &Path, progress: impl FnMut(Progress)) -> Result<Self, CatalogueError> {
         let path = absolute(path)?;
         let (place, name) = (Place::of(&path)?, name_of(&path));
-        let described = if path.is_dir() {
-            Described::folder(Folder::open(&path)?)
-        } else {
-            Described::gguf(GgufFile::open(&path)?)?
-        };
+        let described = Described::at(&path)?;
         let (manifest, vocabulary, title) = described.hashed(&name, progress)?;
         if Place::of(&path)? != place {
             return Err(CatalogueError::Changed { path });
         }
         Ok(Self { place, name, manifest, vocabulary, title })
     }
+}
+
+/// What the files at `path` say of a model, without reading its weights: a manifest without hashes, and a title.
+///
+/// # Errors
+/// What is wrong with the files.
+pub fn describe(path: &Path) -> Result<(Manifest, String), CatalogueError> {
+    let path = absolute(path)?;
+    let Described { shape, files, title, .. } = Described::at(&path)?;
+    Ok((unhashed_manifest(shape, &files), title.unwrap_or_else(|| name_of(&path))))
 }
 
 fn absolute(path: &Path) -> Result<PathBuf, CatalogueError> {
@@ -636,6 +643,10 @@ struct Described {
 }
 
 impl Described {
+    fn at(path: &Path) -> Result<Self, CatalogueError> {
+        if path.is_dir() { Ok(Self::folder(Folder::open(path)?)) } else { Self::gguf(GgufFile::open(path)?) }
+    }
+
     fn gguf(file: GgufFile) -> Result<Self, CatalogueError> {
         Ok(Self {
             vocabulary: read_vocabulary(&file)?,

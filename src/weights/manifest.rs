@@ -43,6 +43,13 @@ pub fn build_manifest(
     Manifest { shape, vocabulary, tensors, derivation: None }
 }
 
+/// A manifest without hashes: what can be told of a model without reading its weights. It names nothing.
+pub fn unhashed_manifest(shape: ModelShape, files: &ModelFiles) -> Manifest {
+    let none = BlobHash::new([0; 32]);
+    let tensors = files.tensors().map(|(name, view)| entry(&shape, name, view, none)).collect();
+    Manifest { shape, vocabulary: none, tensors, derivation: None }
+}
+
 fn entry(shape: &ModelShape, name: &str, view: TensorView<'_>, hash: BlobHash) -> TensorEntry {
     TensorEntry {
         name: name.to_owned(),

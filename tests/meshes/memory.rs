@@ -73,6 +73,7 @@ fn up(root: &Path, args: &[&str]) -> Peer {
 }
 
 /// Has peers that hold these ranges answer, and compares each in the middle of it with the estimate.
+#[expect(clippy::print_stdout, reason = "the figures are of interest also where they are within the bound")]
 fn compare(name: &str, model: &RandomModel, ranges: &[(u16, u16)]) {
     let folder = folder();
     let invite = new_network(&folder.path().join("network"));
