@@ -235,8 +235,8 @@ pub fn stop_this_process() -> io::Result<()> {
     #[cfg(unix)]
     {
         use rustix::process::Signal;
-        /// Within this time the signal has reached every thread; until then this one does nothing (arbitrary).
-        const DELIVERY: std::time::Duration = std::time::Duration::from_millis(50);
+        /// Within this time the signal has reached every thread, also on a busy machine; until then this one does nothing (arbitrary).
+        const DELIVERY: std::time::Duration = std::time::Duration::from_millis(250);
         rustix::process::kill_process(rustix::process::getpid(), Signal::STOP)?;
         std::thread::sleep(DELIVERY);
         Ok(())

@@ -30,7 +30,6 @@ use crate::scheduler::Kind;
 use crate::scheduler::Scheduler;
 use crate::scheduler::SchedulerConfig;
 use crate::scheduler::StepKey;
-use crate::scheduler::in_step;
 use crate::session::stage::Effect;
 use crate::session::stage::LeasedStage;
 use crate::session::stage::TakenStep;
@@ -52,9 +51,6 @@ const OFFER_WAIT: Span = Span::seconds(10);
 /// as the requests that a peer may have under way, with their hops, twice).
 const MAX_WAITING: usize = 512;
 
-/// A session that is away for longer than so many batches take is so for another reason than the work of other stages (arbitrary).
-const MOST_AWAY: u64 = 64;
-
 /// A leased stage.
 #[derive(Debug)]
 pub(super) struct Leased {
@@ -68,8 +64,6 @@ pub(super) struct Leased {
     steps: Step,
     /// What its last step was: one that decodes has a reader, whose next step is to come.
     last: Option<Kind>,
-    /// Since when that step is done, and the session with the other stages.
-    left: Option<Time>,
     /// When it ends if it makes way for this peer's own work and was not handed over by then.
     pub(super) goes_at: Option<Time>,
 }
@@ -142,9 +136,6 @@ pub(super) struct Stages {
     pub(super) pass_time: Span,
     /// The smoothed time of one step, its part of its batch's.
     step_time: Span,
-    /// The smoothed time of one batch of decode steps alone, and that for which a session is then with other stages.
-    decode_time: Span,
-    away_time: Span,
 }
 
 impl Stages {
@@ -159,8 +150,6 @@ impl Stages {
             idle: Time::ZERO,
             pass_time: Span::ZERO,
             step_time: Span::ZERO,
-            decode_time: Span::ZERO,
-            away_time: Span::ZERO,
         }
     }
 
@@ -207,12 +196,6 @@ impl Stages {
     fn due(&self) -> Option<Time> {
         let is_idle = self.flights.is_empty();
         self.scheduler.due(self.idle, self.pass_time, self.readers()).filter(|_| is_idle)
-    }
-
-    /// Stages of the longest chain that has a reader.
-    fn longest_chain(&self) -> usize {
-        let decoding = self.leased.values().filter(|leased| leased.last == Some(Kind::Decode));
-        decoding.map(|leased| leased.stage.terms().chain.stages().len()).max().unwrap_or_default()
     }
 
     /// Stages that have a reader.
@@ -411,7 +394,7 @@ impl Node {
         self.owners.insert(control, Owner::Control(key));
         self.stages.leased.insert(
             key,
-            Leased { stage, reserved, class, queue: Queue::Out, steps: Step(0), last: None, left: None, goes_at: None },
+            Leased { stage, reserved, class, queue: Queue::Out, steps: Step(0), last: None, goes_at: None },
         );
         self.perform_for_stage(key, effects, now);
         self.attach_early(key.session, epoch, now);
@@ -489,14 +472,10 @@ impl Node {
         smooth(&mut self.stages.step_time, pace.share);
         if self.stages.flights.is_empty() {
             smooth(&mut self.stages.pass_time, pace.took);
-            if company == Kind::Decode {
-                smooth(&mut self.stages.decode_time, pace.took);
-            }
         }
-        if let Some(leased) = self.stages.leased.get_mut(&key)
+        if let Some(leased) = self.stages.leased.get(&key)
             && company == Kind::Decode
         {
-            leased.left = Some(now);
             let (model, range) = (leased.stage.terms().weights, leased.stage.terms().range);
             self.measured(model, range, pace.took, now);
         }
@@ -571,8 +550,7 @@ impl Node {
     }
 
     fn enqueue(&mut self, now: Time) {
-        let Stages { leased, scheduler, away_time, decode_time, .. } = &mut self.stages;
-        let longest = decode_time.times(MOST_AWAY).max(Span(1));
+        let Stages { leased, scheduler, .. } = &mut self.stages;
         for (&key, leased) in leased.iter_mut().filter(|(_, leased)| leased.queue == Queue::Out) {
             let Some(waiting) = leased.stage.waiting() else { continue };
             let terms = leased.stage.terms();
@@ -587,14 +565,8 @@ impl Node {
             if scheduler.push(item).is_ok() {
                 leased.queue = Queue::In;
                 leased.steps = leased.steps.next();
-                if let Some(left) = leased.left.take().filter(|_| kind == Kind::Decode) {
-                    smooth(away_time, now.since(left).clamp(Span(1), longest));
-                }
             }
         }
-        let together =
-            in_step(self.stages.readers(), self.stages.longest_chain(), self.stages.decode_time, self.stages.away_time);
-        self.stages.scheduler.let_go_together(together);
     }
 
     /// Takes a step, or a piece of it, from its stage.

@@ -159,27 +159,6 @@ const LEAST_PATIENCE: Span = Span::millis(1);
 /// The longest that a batch waits (arbitrary: steps that one peer sends together arrive within it).
 const MOST_PATIENCE: Span = Span::millis(4);
 
-/// How many of the sessions that decode should go through a stage together, so that the stages of their chains work at the same time.
-///
-/// Sessions that go together arrive everywhere together: while one stage computes them all, the others have nothing to do. If a session is
-/// for `away` with the other stages for each `pass` of this one, then this stage has work all the time, and the others have theirs, when so
-/// many of them are here as of the time of a round is spent here. Where one stage is all of the chain nobody is away, and a stage that is
-/// much faster than the others keeps nobody waiting: there all go together.
-///
-/// - `stages`: of the longest of their chains
-/// - `pass`: how long a batch of decode steps takes here; zero while unknown
-pub fn in_step(readers: usize, stages: usize, pass: Span, away: Span) -> usize {
-    let others = stages.saturating_sub(1) as u128;
-    // Three quarters, so that equal stages whose times differ by chance are equal.
-    let is_fast = (4 * u128::from(pass.0)).saturating_mul(others) < 3 * u128::from(away.0);
-    if pass == Span::ZERO || others == 0 || is_fast {
-        return readers.max(1);
-    }
-    let round = u128::from(pass.0) + u128::from(away.0);
-    let here = (readers as u128 * u128::from(pass.0)).div_ceil(round.max(1));
-    usize::try_from(here).unwrap_or(usize::MAX).clamp(1, readers.max(1))
-}
-
 /// The steps that wait for one engine.
 #[derive(Clone, Debug)]
 pub struct Scheduler {
@@ -190,15 +169,13 @@ pub struct Scheduler {
     stages: BTreeMap<(SessionId, UnitRange), (Kind, usize)>,
     /// Since when steps have waited without a break.
     waiting_since: Option<Time>,
-    /// Decode steps that go together at most, beside what a batch may hold.
-    together: usize,
 }
 
 impl Scheduler {
     /// An empty queue.
     pub fn new(config: SchedulerConfig) -> Self {
         let lanes = Class::ALL.map(|_| Lanes { decode: Lane::new(DECODE_TURN), prefill: Lane::new(PREFILL_TURN) });
-        Self { config, lanes, stages: BTreeMap::new(), waiting_since: None, together: usize::MAX }
+        Self { config, lanes, stages: BTreeMap::new(), waiting_since: None }
     }
 
     /// Adds a step.
@@ -225,11 +202,6 @@ impl Scheduler {
         Ok(())
     }
 
-    /// Lets so many decode steps go together at most, at least one (see [`in_step`]).
-    pub fn let_go_together(&mut self, steps: usize) {
-        self.together = steps.max(1);
-    }
-
     /// When the next batch is to be taken, if anything waits: at once if every reader's step does, else a moment after the
     /// engine could have begun. A batch costs little more than its longest step, so steps that come one after another from
     /// the same place go together.
@@ -240,7 +212,7 @@ impl Scheduler {
     pub fn due(&self, idle: Time, pass: Span, readers: usize) -> Option<Time> {
         let from = idle.max(self.waiting_since?);
         let patience = Span(pass.0 / PATIENCE).min(MOST_PATIENCE);
-        let gathers = self.decodes() < readers.min(self.together) && patience >= LEAST_PATIENCE;
+        let gathers = self.decodes() < readers && patience >= LEAST_PATIENCE;
         Some(if gathers { from.after(patience) } else { from })
     }
 
@@ -253,7 +225,7 @@ impl Scheduler {
         let Budget { decodes, positions, beside_decodes } = self.config.budget;
         let room = if readers > 0 || self.decodes() > 0 { beside_decodes } else { positions };
         // A batch has room for something, or nothing would ever go.
-        let whole = Room { decodes: decodes.min(self.together()).max(1), positions: room.max(Position(1)) };
+        let whole = Room { decodes: decodes.max(1), positions: room.max(Position(1)) };
         let mut batch = Batch { left: whole, kept: Room::default(), stages: BTreeSet::new() };
         let mut taken = Vec::new();
         let mut floors = self.floors(whole);
@@ -267,12 +239,6 @@ impl Scheduler {
         Class::ALL.into_iter().for_each(|class| self.fill(class, &mut batch, &mut taken, now));
         self.note_if_empty();
         taken
-    }
-
-    /// Decode steps that go together; where several classes wait, enough of them that each has its part.
-    fn together(&self) -> usize {
-        let classes = self.lanes.iter().filter(|lanes| lanes.decode.len() > 0).count();
-        if classes > 1 { self.together.max(FLOOR as usize) } else { self.together }
     }
 
     /// Takes of one class what goes next, as long as there is room beside what is kept for others.

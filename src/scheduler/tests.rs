@@ -399,39 +399,3 @@ proptest! {
         prop_assert_eq!(left, 0);
     }
 }
-
-#[test]
-fn as_many_go_together_as_keep_every_stage_at_work() {
-    let millis = Span::millis;
-
-    // Two stages alike, three alike, and one that takes three quarters of the round.
-    assert_eq!(in_step(16, 2, millis(10), millis(10)), 8);
-    assert_eq!(in_step(16, 3, millis(10), millis(20)), 6);
-    assert_eq!(in_step(16, 2, millis(30), millis(10)), 12);
-    // One that is much faster than the others, one that is the whole chain, and one of which nothing is known.
-    assert_eq!(in_step(16, 2, millis(10), millis(90)), 16);
-    assert_eq!(in_step(50, 1, millis(40), Span(300)), 50);
-    assert_eq!(in_step(64, 2, Span::ZERO, millis(90)), 64);
-    assert_eq!(in_step(1, 2, millis(10), millis(10)), 1);
-    assert_eq!(in_step(0, 0, Span::ZERO, Span::ZERO), 1);
-    assert_eq!(in_step(usize::MAX, usize::MAX, Span(u64::MAX), Span::ZERO), usize::MAX);
-}
-
-#[test]
-fn no_more_go_together_than_were_let_go_but_every_class_has_its_part() {
-    let mut scheduler = Scheduler::new(budget(64, 128, 32));
-    scheduler.let_go_together(3);
-    for session in 1..8 {
-        scheduler.push(item(session, session, Kind::Decode, 1, 0)).unwrap();
-    }
-
-    // Who waits for more than may go waits for nothing.
-    assert_eq!(scheduler.due(Time::ZERO, Span::seconds(1), 64), Some(Time::ZERO));
-    assert_eq!([0; 3].map(|_| scheduler.take_batch(7, Time::ZERO).len()), [3, 3, 1]);
-    for session in 1..20 {
-        scheduler.push(Item { class: Class::Own, ..item(1, session, Kind::Decode, 1, 0) }).unwrap();
-    }
-    scheduler.push(item(2, 20, Kind::Decode, 1, 0)).unwrap();
-    let batch = scheduler.take_batch(20, Time::ZERO);
-    assert!(batch.iter().any(|taken| taken.item.class == Class::Other) && batch.len() == 8, "{batch:?}");
-}

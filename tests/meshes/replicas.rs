@@ -65,11 +65,15 @@ fn three_chains_outvote_a_stage_that_lies() {
 
         let answer = check(&question, ended, &format!("{range} lies to three"));
         let lies = lies(&answer);
-        assert_eq!(lies.len(), 1, "{answer}");
-        assert_caught(&lies[0], &liar.key, position);
-        assert_eq!(lies[0]["certainty"], "proven", "{}", lies[0]);
+        // One that is in two of the chains, with other units in each, lies in both.
+        assert!(!lies.is_empty(), "{answer}");
+        for lie in &lies {
+            assert_caught(lie, &liar.key, position);
+            assert_eq!(lie["certainty"], "proven", "{lie}");
+        }
         let kept = mesh.requester.home.json(&["lies", "--json"]);
-        assert_eq!(kept[0]["commitments"], lies[0]["commitments"], "{kept}");
+        let kept: Vec<&Value> = kept.as_array().unwrap().iter().map(|kept| &kept["commitments"]).collect();
+        assert!(lies.iter().all(|lie| kept.contains(&&lie["commitments"])), "{kept:?}");
         mesh.wait_until_nobody_holds_a_session();
     }
 }
