@@ -9,6 +9,7 @@ use crate::cli::plan::subject::Engine;
 use crate::cli::plan::subject::Subject;
 use crate::estimate::Passes;
 use crate::placement::plan::Bound;
+use crate::placement::plan::MAX_COPIES;
 use crate::placement::plan::Nanos;
 use crate::placement::plan::Plan;
 use crate::placement::plan::Planned;
@@ -191,6 +192,9 @@ impl PlanView {
         let copies = match (self.copies, self.unused.len()) {
             (1, 0) => "Every machine is needed; if one fails, units have no holder.".to_owned(),
             (1, spare) => format!("{spare} machines are spare, not enough for a second chain."),
+            (MAX_COPIES.., _) => {
+                format!("There is memory for {MAX_COPIES} such chains of different machines and more.")
+            }
             (copies, spare) => {
                 format!("There is memory for {copies} such chains of different machines; {spare} are left.")
             }
