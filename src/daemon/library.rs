@@ -155,8 +155,8 @@ impl Library {
     /// Says of all tensors that a range of units needs that they are not here only until others were made of them.
     pub(super) fn keep(&self, model: ModelId, range: UnitRange) -> Result<(), CatalogueError> {
         let manifest = self.shelf().catalogue.described(model)?;
-        let passing = manifest.tensors_of(range).filter(|entry| self.tensors.is_passing(entry.hash));
-        passing.map(|entry| Ok(self.tensors.set_passing(entry.hash, false)?)).collect()
+        let mut passing = manifest.tensors_of(range).filter(|entry| self.tensors.is_passing(entry.hash));
+        passing.try_for_each(|entry| Ok(self.tensors.set_passing(entry.hash, false)?))
     }
 
     /// How a tensor that is missing is made, if it is not fetched, and whether what it is made of is here.
