@@ -23,7 +23,7 @@ mod small;
 mod stored;
 mod super_nibble;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::fmt;
 

@@ -9,6 +9,7 @@ use crate::engine::tests::candle_format;
 use crate::quantise::TARGETS;
 use crate::quantise::decode;
 use crate::quantise::encode;
+use crate::quantise::tests::Random;
 use crate::shape::WeightFormat;
 
 /// Elements of a test's row: 64 super-blocks.
@@ -110,17 +111,4 @@ fn gaussian(deviation: f64) -> Vec<f32> {
     let mut random = Random(3);
     let mut sum = || (0..12).map(|_| random.next() as f64 / 2.0_f64.powi(64)).sum::<f64>() - 6.0;
     (0..ROW).map(|_| (deviation * sum()) as f32).collect()
-}
-
-/// SplitMix64 (Steele, Lea and Flood, 2014).
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        mixed ^ (mixed >> 31)
-    }
 }

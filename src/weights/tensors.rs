@@ -88,6 +88,7 @@ impl Tensors {
         // A run that ended meanwhile may have left whole ones, which nobody would remove.
         for tensor in tensors.marked(PASSING)? {
             remove(&tensors.path(tensor))?;
+            tensors.set_passing(tensor, false)?;
         }
         Ok(tensors)
     }
@@ -446,8 +447,9 @@ mod tests {
         assert!(tensors.holds(outline.blob(), Bytes(BYTES)) && tensors.is_passing(outline.blob()));
 
         let again = Tensors::open(directory.path()).unwrap();
-        assert!(!again.holds(outline.blob(), Bytes(BYTES)));
+        assert!(!again.holds(outline.blob(), Bytes(BYTES)) && !again.is_passing(outline.blob()));
 
+        tensors.set_passing(outline.blob(), true).unwrap();
         bring();
         tensors.set_passing(outline.blob(), false).unwrap();
         assert!(Tensors::open(directory.path()).unwrap().holds(outline.blob(), Bytes(BYTES)));

@@ -6,31 +6,28 @@ use brigade::amounts::Bytes;
 use brigade::node::needs;
 use brigade::scheduler::Budget;
 use brigade::shape::WeightFormat;
-use brigade::weights::catalogue::Catalogue;
 use brigade::weights::fixture::RandomModel;
 use brigade::wire::manifest::Manifest;
 use serde_json::Value;
 
 use super::STORY;
-use super::new_network;
 use super::wait_until_all_are_connected;
+use super::weights::House;
 use crate::support::Peer;
-use crate::support::folder;
 use crate::support::text;
 use crate::support::wait_for;
 
 const TOKENS: &str = "48";
 
 /// Memory that is enough for units 4..10 of the model as `Q8_0`, but not as halves.
-fn memory_for_eights(file: &str) -> String {
-    let folder = folder();
-    let manifest = Arc::new(Catalogue::open(folder.path()).unwrap().import(file.as_ref(), |_| ()).unwrap().manifest);
-    let passes = needs::passes(&Budget::default(), 2, manifest.shape.context);
+fn memory_for_eights(manifest: &Manifest) -> String {
+    let source = Arc::new(manifest.clone());
+    let passes = needs::passes(&Budget::default(), 2, source.shape.context);
     let needed = |manifest: &Manifest| {
         let needs = needs::of(manifest.id(), &manifest.footprint(), &passes);
         needs.unit_bytes[4..].iter().copied().sum::<Bytes>().plus(needs.reserve).0
     };
-    let (enough, too_much) = (needed(&manifest.derive(WeightFormat::Q8_0).unwrap()), needed(&manifest));
+    let (enough, too_much) = (needed(&source.derive(WeightFormat::Q8_0).unwrap()), needed(&source));
     format!("{}KiB", (enough + too_much) / 2 / 1024)
 }
 
@@ -46,41 +43,6 @@ fn model() -> RandomModel {
         format: WeightFormat::F16,
         ..tiny
     }
-}
-
-struct House {
-    folder: tempfile::TempDir,
-    invite: String,
-    file: String,
-}
-
-impl House {
-    fn build() -> Self {
-        let folder = folder();
-        let invite = new_network(&folder.path().join("network"));
-        let file = folder.path().join("model.gguf");
-        model().write(&file).unwrap();
-        Self { invite, file: file.to_str().unwrap().to_owned(), folder }
-    }
-
-    /// A peer that has the file.
-    fn importer(&self, name: &str, args: &[&str]) -> Peer {
-        let known = ["--invite", &self.invite, "--model", &self.file];
-        Peer::up(&self.folder.path().join(name), &[&known[..], args].concat())
-    }
-
-    /// A peer that knows the model's id and a neighbour.
-    fn newcomer(&self, name: &str, neighbour: &Peer, args: &[&str]) -> Peer {
-        let id = id(neighbour);
-        let known = ["--invite", &self.invite, "--join", &neighbour.address, "--model", &id];
-        Peer::up(&self.folder.path().join(name), &[&known[..], args].concat())
-    }
-}
-
-fn id(peer: &Peer) -> String {
-    let models = peer.home.json(&["models", "--json"]);
-    let imported = models.as_array().unwrap().iter().find(|model| model["alias"] == "model").unwrap();
-    text(&imported["id"])
 }
 
 /// The units that a peer is ready to serve, and of which model.
@@ -102,9 +64,9 @@ fn pairs(expected: &[(&str, &str)]) -> Vec<(String, String)> {
 
 #[test]
 fn a_chain_of_mixed_precisions_says_what_it_used_and_keeps_to_it() {
-    let house = House::build();
+    let house = House::of(&model());
     let source = house.importer("source", &["--units", "0..3"]);
-    let known = id(&source);
+    let known = house.id();
     let at =
         |name: &str, units: &str, format: &str| house.newcomer(name, &source, &["--units", units, "--quant", format]);
     let middle = at("middle", "3..6", "Q8_0");
@@ -151,14 +113,14 @@ fn a_chain_of_mixed_precisions_says_what_it_used_and_keeps_to_it() {
 
 #[test]
 fn a_small_peer_holds_what_is_missing_at_the_precision_that_fits() {
-    let house = House::build();
+    let house = House::of(&model());
     let source = house.importer("source", &["--units", "0..4"]);
-    let newcomer = house.newcomer("small", &source, &["--memory", &memory_for_eights(&house.file)]);
+    let newcomer = house.newcomer("small", &source, &["--memory", &memory_for_eights(&house.manifest)]);
 
     let (units, model) = wait_for("the newcomer serves what it made", || ready(&newcomer));
 
     assert_eq!(units, "4..10", "all that was missing");
-    assert_ne!(model, id(&source));
+    assert_ne!(model, house.id());
     source.home.wait_until_covered();
     let answer = source.home.ask(STORY, TOKENS);
     let formats: Vec<String> = precisions(&answer).into_iter().map(|(_, format)| format).collect();

@@ -34,25 +34,29 @@ fn model() -> RandomModel {
 }
 
 /// A network, a file with a model, and what is known of it.
-struct House {
+pub(crate) struct House {
     folder: tempfile::TempDir,
     invite: String,
     file: PathBuf,
-    manifest: Manifest,
+    pub(crate) manifest: Manifest,
 }
 
 impl House {
     fn build() -> Self {
+        Self::of(&model())
+    }
+
+    pub(crate) fn of(model: &RandomModel) -> Self {
         let folder = folder();
         let invite = new_network(&folder.path().join("network"));
         let file = folder.path().join("model.gguf");
-        model().write(&file).unwrap();
+        model.write(&file).unwrap();
         let mut catalogue = Catalogue::open(&folder.path().join("known")).unwrap();
         let manifest = catalogue.import(&file, |_| ()).unwrap().manifest;
         Self { folder, invite, file, manifest }
     }
 
-    fn id(&self) -> String {
+    pub(crate) fn id(&self) -> String {
         self.manifest.id().to_string()
     }
 
@@ -68,13 +72,13 @@ impl House {
     }
 
     /// A peer that has the file.
-    fn importer(&self, name: &str, args: &[&str]) -> Peer {
+    pub(crate) fn importer(&self, name: &str, args: &[&str]) -> Peer {
         let file = self.file.to_str().unwrap();
         Peer::up(&self.root(name), &[&["--invite", &self.invite, "--model", file], args].concat())
     }
 
     /// A peer that knows the model's id and a neighbour.
-    fn newcomer(&self, name: &str, neighbour: &Peer, args: &[&str]) -> Peer {
+    pub(crate) fn newcomer(&self, name: &str, neighbour: &Peer, args: &[&str]) -> Peer {
         let id = self.id();
         let known = ["--invite", &self.invite, "--join", &neighbour.address, "--model", &id];
         Peer::up(&self.root(name), &[&known[..], args].concat())

@@ -13,14 +13,12 @@ use crate::daemon::views::HoldingView;
 use crate::daemon::views::PeerView;
 use crate::daemon::views::PeersView;
 use crate::estimate::Footprint;
+use crate::placement::LAN;
 use crate::placement::plan::Link;
 use crate::placement::plan::Machine;
 use crate::placement::plan::Machines;
 use crate::placement::plan::Precision;
 use crate::units::UnitRange;
-
-/// Peers whose round trip is below are on one LAN.
-const LAN: Span = Span::millis(2);
 
 /// The round trip within a LAN and between others where nobody measured it (arbitrary).
 const UNMEASURED: (Span, Span) = (Span(500), Span::millis(50));

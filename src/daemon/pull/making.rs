@@ -241,11 +241,13 @@ impl Task {
         }
     }
 
-    /// Removes what tensors were made of, if it was only passing, no other is to be made of it, and it is not on its way.
+    /// Removes what tensors were made of, if it was only passing, no other is to be made of it, and it is not on its way. What has come of one
+    /// that is not whole stays for the next attempt, like that of any tensor.
     fn discard(&self, source: &Missing) {
         let tensors = self.library.tensors();
         let is_material = self.products.values().any(|product| product.recipe.source.tensor == source.tensor);
-        if is_material || self.wanted.contains_key(&source.tensor) || !tensors.is_passing(source.tensor) {
+        let is_on_its_way = self.wanted.contains_key(&source.tensor) || !tensors.holds(source.tensor, source.bytes);
+        if is_material || is_on_its_way || !tensors.is_passing(source.tensor) {
             return;
         }
         if let Err(error) = tensors.remove(source.tensor, source.bytes) {
